@@ -1,0 +1,97 @@
+"""What a driver must provide, and all that it is given. A driver reports; it never judges trust and never decides.
+
+A driver imports ``gateway.driver``, ``gateway.model`` and ``gateway.errors`` only. Everything it does on behalf of the
+product goes through its ``Context``.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.clock import Clock
+from gateway.model.decision import Lease
+from gateway.model.device import Device
+from gateway.model.event import Event
+from gateway.model.instant import Instant
+from gateway.model.observation import Observation
+from gateway.model.profile import Profile, Target
+
+__all__ = ["Assignment", "Clock", "Context", "Driver", "GrantView", "OutboxPort"]
+
+
+class GrantView(Protocol):
+    """A device's current lease, watchable. A lapsed lease reads as level 0: silence from the engine means less access."""
+
+    def current(self, now: Instant) -> Lease:
+        """The lease in force at ``now``; after its end the same lease at level 0."""
+        ...
+
+    async def changed(self) -> Lease:
+        """Wait for the next lease (a renewal that changes nothing does not count; a lapse does) and return it."""
+        ...
+
+
+class OutboxPort(Protocol):
+    """Where readings go."""
+
+    async def put(self, batch: Sequence[Observation]) -> None:
+        """Store a batch; returns when it is durable. Raises UnavailableError on a full disk (keep or count the batch)."""
+        ...
+
+
+class Context(Protocol):
+    """What a driver is given."""
+
+    clock: Clock
+    log: logging.Logger
+    outbox: OutboxPort
+
+    async def emit(self, event: Event) -> None:
+        """Hand an event to the engine. Waits while the queue is full; evidence, alarms and commands are never dropped."""
+        ...
+
+    def grant(self, device_id: str) -> GrantView:
+        """The device's lease."""
+        ...
+
+    def tls(self, purpose: str) -> ssl.SSLContext:
+        """A TLS context for ``purpose``, keys included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A device that this driver serves, with its profile. ``secret`` holds bus secrets, for example a BLE passkey."""
+
+    device: Device
+    profile: Profile
+    passkey: int | None = None
+
+    def target(self, media_type: str) -> Target:
+        """The profile's target for ``media_type``; raises KeyError."""
+        for t in self.profile.targets:
+            if t.media_type == media_type:
+                return t
+        raise KeyError(media_type)
+
+
+class Driver(Protocol):
+    """A bus driver. ``run`` owns all its tasks and ends only when cancelled or when the bus is beyond hope (raises)."""
+
+    def __init__(self, context: Context, settings: dict[str, object]) -> None: ...
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises UnavailableError when the bus is gone: the supervisor starts it again with backoff."""
+        ...
+
+    def assign(self, assignments: Sequence[Assignment]) -> None:
+        """The devices to serve from now on; devices no longer named are let go."""
+        ...
+
+    async def attest(self, device_id: str, media_type: str, nonce: bytes) -> None:
+        """Collect evidence for ``nonce`` over the device's own channel and emit EvidenceArrived, or EvidenceFailed. Bounded in time."""
+        ...

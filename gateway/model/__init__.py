@@ -1,0 +1,1 @@
+"""The nouns: frozen, slotted dataclasses that cannot be built invalid. Imports nothing of ours, does nothing."""

@@ -1,0 +1,148 @@
+"""The Protocols by which adapters reach each other, injected by ``app``. Adapters never import one another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.model.certificate import QuotedState, SoftwareKey
+from gateway.model.decision import Lease
+from gateway.model.effect import Record
+from gateway.model.event import OperatorCommand
+from gateway.model.instant import Instant
+from gateway.model.view import EventView, Outcome, User, WardView
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record on disk: its place in the hash chain."""
+
+    sequence: int
+    digest: bytes
+    record: Record
+    at: Instant
+
+
+class AuditPort(Protocol):
+    """The hash-chained audit log."""
+
+    async def append(self, records: Sequence[tuple[Instant, Record]]) -> Sequence[Recorded]:
+        """Write and fsync; returns when durable. Raises UnavailableError (disk full, read-only)."""
+        ...
+
+    async def tail(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
+        """The newest ``limit`` lines meant for people, newest first."""
+        ...
+
+
+class AttesterPort(Protocol):
+    """The gateway's TPM, for those who need a quote or a signature. Raises UnavailableError while the TPM is gone."""
+
+    async def quote(self, qualifying: bytes) -> QuotedState:
+        """One TPM2_Quote by the AK over the configured PCRs; ``qualifying`` is exactly 32 bytes."""
+        ...
+
+    async def nv_counter(self, increment: bool = False) -> int:
+        """The rollback counter's value, incremented first if asked."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """ECDSA P-256/SHA-256 by the per-boot issuing key; raw r || s, 64 bytes."""
+        ...
+
+    def software_keys(self) -> Sequence[SoftwareKey]:
+        """What leaf 0 names: the issuing key and the TLS key of this boot."""
+        ...
+
+    def issuing_spki(self) -> bytes:
+        """DER SubjectPublicKeyInfo of the issuing key."""
+        ...
+
+    def ak_chain(self) -> Sequence[bytes]:
+        """DER certificates, AK first, anchor not included; empty before enrolment."""
+        ...
+
+    def ak_spki(self) -> bytes:
+        """DER SubjectPublicKeyInfo of the AK."""
+        ...
+
+
+class EnforcerPort(Protocol):
+    """The kernel, by way of wardgate-enforcer."""
+
+    async def grant(self, leases: Sequence[Lease]) -> None:
+        """Put leases into the kernel, one batch, one transaction. Raises RefusedError (above the cap) or UnavailableError."""
+        ...
+
+    async def drop(self, addresses: Sequence[str]) -> None:
+        """Take these addresses' levels away now."""
+        ...
+
+    async def dump(self) -> dict[str, object]:
+        """The kernel's elements and the digest of the static text, as the enforcer sees them."""
+        ...
+
+    def watch(self) -> AsyncIterator[dict[str, object]]:
+        """Denials, lapses, tampering, as they happen."""
+        ...
+
+
+class AccountsPort(Protocol):
+    """Named users, their roles, the claim code."""
+
+    async def claim(self, code: str, user: str, password: str) -> User:
+        """First login with the claim code: creates the first admin. Raises RefusedError (wrong, expired, too many tries)."""
+        ...
+
+    async def login(self, user: str, password: str, source: str) -> User:
+        """Check a password (Argon2id, one hash at a time, rate-limited per user and source). Raises RefusedError."""
+        ...
+
+    async def start_session(self, user: User) -> str:
+        """A new session token (opaque, 256 bits; only its hash is stored)."""
+        ...
+
+    async def session(self, token: str) -> User | None:
+        """Who this session is; None when unknown or expired."""
+        ...
+
+    async def end_session(self, token: str) -> None:
+        """Log out."""
+        ...
+
+    async def claimed(self) -> bool:
+        """Whether the first admin exists."""
+        ...
+
+    async def add_user(self, actor: User, name: str, password: str, role: str) -> User:
+        """Create a user (admin only). Raises RefusedError or InputError."""
+        ...
+
+
+class ConsolePort(Protocol):
+    """What the page, the JSON API and the CLI may see and ask of the running gateway."""
+
+    def view(self) -> WardView:
+        """The picture now."""
+        ...
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` whenever the picture changes (coalesced); returns the function that ends it."""
+        ...
+
+    async def command(self, command: OperatorCommand) -> Outcome:
+        """Carry out a command. Raises RefusedError or InputError with a remedy."""
+        ...
+
+    async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
+        """The event feed, newest first."""
+        ...
+
+    async def bundle(self, device_id: str) -> bytes:
+        """The newest complete conformity certificate bundle. Raises InputError when there is none."""
+        ...
+
+    async def explain(self, device_id: str, function: str | None) -> dict[str, object]:
+        """How the level came about: inputs, steps, numbers, policy id."""
+        ...

@@ -1,0 +1,1 @@
+"""Hardware in the loop: the test bench. `rig.toml` says what is on each position; today every position is virtual."""
