@@ -1,0 +1,85 @@
+"""PURE. What a new policy document changes, in sentences for the person who is asked to confirm it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_PLACES = {"port": "may speak from port", "bind": "may speak with MAC"}
+MAX_LINES = 500  # more than anybody reads; the rest is counted
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What ``new`` changes against ``old`` (``{}``: nothing was confirmed yet), one sentence a change; empty when nothing does."""
+    lines = [*_devices(old.get("devices", {}), new.get("devices", {})), *_sets(old.get("sets", {}), new.get("sets", {}))]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more changes"]
+    return lines
+
+
+def _devices(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(set(old) | set(new)):
+        if name not in new:
+            yield f"{name} is no longer let onto the network"
+        elif name not in old:
+            yield f"{name} is let onto the network, at level {new[name]['cap']} at most"
+        else:
+            if old[name]["cap"] != new[name]["cap"]:
+                yield f"{name} can reach level {new[name]['cap']} at most, before it was {old[name]['cap']}"
+            if old[name]["addresses"] != new[name]["addresses"]:
+                yield f"{name} has the addresses {', '.join(new[name]['addresses']) or 'none'}"
+
+
+def _sets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    before, after = _flat(old), _flat(new)
+    moved = _levels(before), _levels(after)
+    proxied = {e[1:4] for e in after if e[0] == "via"}
+    for key in sorted(set(moved[0]) | set(moved[1]), key=str):
+        for line in _flow_change(key, moved[0].get(key), moved[1].get(key)):
+            yield f"{line} (the proxy checks each request)" if key[1:4] in proxied and key in moved[1] else line
+    for element in sorted(after - before, key=str):
+        yield from _sentence(element, added=True)
+    for element in sorted(before - after, key=str):
+        yield from _sentence(element, added=False)
+
+
+def _flat(sets: Mapping[str, Any]) -> set[tuple[Any, ...]]:
+    return {(_base(name), *element) for name, elements in sets.items() for element in elements}
+
+
+def _base(name: str) -> str:
+    return name[:4] if name.startswith("rtl") else name[:-1]
+
+
+def _levels(elements: set[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
+    return {e[1:]: e[0] for e in elements if e[0] == "vital" or e[0].startswith("rtl")}
+
+
+def _flow_change(key: tuple[Any, ...], old: str | None, new: str | None) -> Iterator[str]:
+    if old == new:
+        return
+    flow = f"{key[0]} to {key[1]}, {key[2]} port {key[3]}"
+    if new is None:
+        yield f"{flow}: no longer a flow of the policy ({_need(old)} before)"
+    elif old is None:
+        yield f"{flow}: {_need(new)}"
+    else:
+        yield f"{flow}: {_need(new)}, before: {_need(old)}"
+
+
+def _need(base: str | None) -> str:
+    if base == "vital":
+        return "vital, needs no level"
+    return "open at any level" if base == "rtl0" else f"needs level {str(base)[3:]}"
+
+
+def _sentence(element: tuple[Any, ...], *, added: bool) -> Iterator[str]:
+    kind, rest = element[0], element[1:]
+    if kind == "seen":
+        yield f"{rest[0]} is {'observed: nothing is cut' if added else 'enforced: it gets what its level earns'}"
+    elif kind == "via":
+        verb = "goes through" if added else "no longer goes through"
+        yield f"{rest[1]} port {rest[2]} of {rest[0]} {verb} the proxy on port {rest[3]}"
+    elif kind in _PLACES:
+        where = rest[0] if kind == "port" else rest[1]
+        yield f"{rest[2]} {'' if added else 'no longer '}{_PLACES[kind]} {where}"
