@@ -93,5 +93,5 @@ class Driver(Protocol):
         ...
 
     async def attest(self, device_id: str, media_type: str, nonce: bytes) -> None:
-        """Collect evidence for ``nonce`` over the device's own channel and emit EvidenceArrived, or EvidenceFailed. Bounded in time."""
+        """Collect evidence for ``nonce`` over the device's own channel; emit EvidenceArrived or EvidenceFailed. Bounded in time."""
         ...

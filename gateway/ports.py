@@ -76,7 +76,11 @@ class EnforcerPort(Protocol):
         ...
 
     async def drop(self, addresses: Sequence[str]) -> None:
-        """Take these addresses' levels away now."""
+        """Take these addresses' levels away; returns when the kernel has done so."""
+        ...
+
+    def drop_now(self, addresses: Sequence[str]) -> None:
+        """Send the drop this instant, without waiting for the answer. Raises UnavailableError when it cannot be sent."""
         ...
 
     async def dump(self) -> dict[str, object]:

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
+from gateway.model.device import DeviceState
+from gateway.model.event import ServiceWindow
+from gateway.model.profile import References
 
 
 class Severity(StrEnum):
@@ -37,10 +40,14 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Apply a lease: to the enforcer for its addresses, to the device's driver for its rules. Level 0 revokes."""
+    """Apply a lease: to the enforcer for its addresses, to the device's driver for its rules. Level 0 revokes.
+
+    ``renewal``: nothing but the end changes, no record is needed. ``revocation``: less than before; applied before it is recorded.
+    """
 
     lease: Lease
     renewal: bool = False
+    revocation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,33 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Keep these references for a device from now on: learned while observing, or accepted by a person."""
+
+    device_id: str
+    references: References
+
+
+@dataclass(frozen=True, slots=True)
+class KeepVeto:
+    """Remember, or forget, a veto across restarts."""
+
+    device_id: str
+    media_type: str
+    text: str
+    raised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepState:
+    """Store a device's new state; ``service`` is the open window when the state is service."""
+
+    device_id: str
+    state: DeviceState
+    service: ServiceWindow | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Hand something to the uplink's outbox with a priority (0 first)."""
 
@@ -77,4 +111,4 @@ class Send:
     body: tuple[tuple[str, object], ...]
 
 
-Effect = Record | Challenge | Grant | Issue | SealEpoch | Alarm | Send
+Effect = Record | Challenge | Grant | Issue | SealEpoch | Alarm | Adopt | KeepVeto | KeepState | Send

@@ -6,17 +6,38 @@ from dataclasses import dataclass, field
 
 from gateway.model.device import Bond, Bus, Device
 from gateway.model.evidence import Evidence
+from gateway.model.instant import Instant
+from gateway.model.level import TrustLevel
 from gateway.model.profile import Profile, References
+from gateway.model.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceWindow:
+    """A repair in progress: who opened it, why, until when, and the level the device held when it began."""
+
+    device_id: str
+    actor: str
+    reason: str
+    until: Instant
+    level: TrustLevel
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The confirmed configuration: at start and after every confirmed change. ``references`` are per device id."""
+    """The confirmed configuration: at start and after every confirmed change. ``references`` are per device id.
+
+    ``vetoes``: (device id, media type, sentence) kept across restarts, so that no restart lifts one. ``services``: windows
+    still open. ``actor``: whose change this is, empty at start.
+    """
 
     profiles: tuple[Profile, ...]
     devices: tuple[Device, ...]
     references: tuple[tuple[str, References], ...]
-    policy_id: str
+    timing: Timing = field(default_factory=Timing)
+    vetoes: tuple[tuple[str, str, str], ...] = ()
+    services: tuple[ServiceWindow, ...] = ()
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

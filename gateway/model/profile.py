@@ -40,7 +40,7 @@ class Protocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One network flow: ``peer`` (an IP address), who opens it, protocol and destination port; ``via``: through the driver's proxy."""
+    """One network flow: ``peer`` (an IP address), who opens it, protocol, destination port; ``via``: through the driver's proxy."""
 
     peer: str
     protocol: Protocol
@@ -204,13 +204,12 @@ class Profile:
 
     def function(self, name: str) -> Function:
         """The function called ``name``; raises KeyError."""
-        return next(f for f in self.functions if f.name == name) if any(f.name == name for f in self.functions) else _missing(name)
+        for f in self.functions:
+            if f.name == name:
+                return f
+        raise KeyError(name)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """All L7 rules of the profile, always-allowed writes included, as its driver enforces them."""
         return tuple(r for f in self.functions for r in (*f.rules, *f.always_allowed_writes))
-
-
-def _missing(name: str) -> Function:
-    raise KeyError(name)

@@ -1,0 +1,302 @@
+"""Carries events to the engine and its effects to the adapters, in the order that safety needs.
+
+A revocation is applied the moment it is decided. Everything else waits until the record of why is on disk: records are
+written in order and in groups, then the grants they explain are applied. While the disk refuses, no new grant is given,
+renewals go on, and no revocation is delayed. Refuses to decide anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from gateway import codec
+from gateway.clock import Clock
+from gateway.engine import Engine
+from gateway.errors import RefusedError, UnavailableError, WardgateError
+from gateway.grants import Grants
+from gateway.model.certificate import Verdict
+from gateway.model.decision import Lease
+from gateway.model.device import DeviceState
+from gateway.model.effect import (
+    Adopt,
+    Alarm,
+    Challenge,
+    Effect,
+    Grant,
+    Issue,
+    KeepState,
+    KeepVeto,
+    Record,
+    SealEpoch,
+    Send,
+    Severity,
+)
+from gateway.model.event import ChallengeIssued, Configured, Event, EvidenceArrived, PartChanged, ServiceWindow
+from gateway.model.instant import NS_PER_S, Instant
+from gateway.model.level import TrustLevel
+from gateway.model.profile import References
+from gateway.ports import AuditPort, EnforcerPort
+
+QUEUE = 1024  # events; a ward of 10,000 devices at one evidence in 10 s leaves a second of room
+_WITHHELD = 5_000  # decisions kept while the disk refuses; the oldest are then dropped, and counted
+_RETRY_S = 1.0
+_LOWER_EVERY_S = 0.2
+_LOWER_TRIES = 150  # 30 s: the longest a lease lasts
+log = logging.getLogger("wardgate.conductor")
+
+
+class Keeper(Protocol):
+    """What must outlive this process."""
+
+    async def adopt(self, device_id: str, references: References) -> None: ...
+    async def keep_veto(self, device_id: str, media_type: str, text: str, raised: bool) -> None: ...
+    async def keep_state(self, device_id: str, state: DeviceState, service: ServiceWindow | None) -> None: ...
+
+
+class Certifier(Protocol):
+    """Who turns verdicts into certificates."""
+
+    async def issue(self, verdict: Verdict) -> None: ...
+    async def seal(self, sequence: int, now: Instant) -> None: ...
+
+
+class Conductor:
+    """One engine, one bounded queue, two tasks: ``decide`` and ``carry``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        audit: AuditPort,
+        enforcer: EnforcerPort,
+        grants: Grants,
+        keeper: Keeper,
+        certifier: Certifier,
+        attest: Callable[[str, str, bytes], Awaitable[None]],
+        draw_nonce: Callable[[], bytes],
+    ) -> None:
+        self.engine, self._clock = engine, clock
+        self._audit, self._enforcer, self._grants = audit, enforcer, grants
+        self._keeper, self._certifier = keeper, certifier
+        self._attest, self._draw_nonce = attest, draw_nonce
+        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
+        self._out: deque[tuple[Instant, Sequence[Effect]]] = deque()
+        self._out_ready = asyncio.Event()
+        self._generation: dict[str, int] = {}
+        self._applied: dict[str, TrustLevel] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[], None]] = []
+        self.alarms: dict[tuple[str, str], Alarm] = {}
+        self.disk_ok = True
+        self.lost_records = 0
+
+    # --- events in ---
+
+    async def emit(self, event: Event) -> None:
+        """Queue an event; waits while the queue is full."""
+        await self._queue.put(event)
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` after every decision; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    async def decide(self) -> None:
+        """The decision loop. Never waits for a disk."""
+        while True:
+            event = await self._next()
+            now = self._clock.now()
+            effects = self.engine.receive(event, now) if event is not None else self.engine.wake(now)
+            self.take(event, effects, now)
+
+    async def _next(self) -> Event | None:
+        due = self.engine.next_wake()
+        wait_s = None if due is None else (due - self._clock.now().mono_ns) / NS_PER_S
+        if wait_s is not None and wait_s <= 0:
+            return self._queue.get_nowait() if not self._queue.empty() else None
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    def take(self, event: Event | None, effects: Sequence[Effect], now: Instant) -> None:
+        """Apply revocations now; leave the rest, with the event itself, to ``carry``."""
+        revoked = [e for e in effects if isinstance(e, Grant) and e.revocation]
+        for effect in revoked:
+            self._revoke(effect.lease, now)
+        for effect in effects:
+            if isinstance(effect, Challenge):
+                self._errand(self._ask(effect))
+        trail: list[Effect] = []
+        if event is not None or any(isinstance(e, (Record, Alarm)) for e in effects):
+            trail.append(_trace(event))
+        self._out.append((now, [*trail, *(e for e in effects if e not in revoked and not isinstance(e, Challenge))]))
+        self._out_ready.set()
+        for listener in self._listeners:
+            listener()
+
+    def _revoke(self, lease: Lease, now: Instant) -> None:
+        self._generation[lease.device_id] = self._generation.get(lease.device_id, 0) + 1
+        self._grants.of(lease.device_id).put(lease, now)
+        self._applied[lease.device_id] = lease.level
+        if not lease.addresses:
+            return
+        if lease.level is TrustLevel.NONE:
+            try:
+                self._enforcer.drop_now(lease.addresses)
+            except WardgateError as e:
+                log.error(
+                    "revocation of %s did not reach the enforcer: %s; it is tried again, and the lease lapses by itself",
+                    lease.device_id,
+                    e,
+                )
+        self._errand(self._lower(lease, self._generation[lease.device_id]))
+
+    async def _lower(self, lease: Lease, generation: int) -> None:
+        """See that less reaches the kernel: try until it did, something newer was decided, or the lease has lapsed anyway."""
+        for _ in range(_LOWER_TRIES):
+            if generation != self._generation[lease.device_id]:
+                return
+            try:
+                if lease.level is TrustLevel.NONE:
+                    await self._enforcer.drop(lease.addresses)
+                else:
+                    await self._enforcer.grant([lease])
+            except UnavailableError as e:
+                if self.engine.parts.get("enforcer", (True, ""))[0]:
+                    await self.emit(PartChanged("enforcer", up=False, detail=str(e)))
+                await asyncio.sleep(_LOWER_EVERY_S)
+            else:
+                return
+
+    # --- effects out ---
+
+    async def carry(self) -> None:
+        """Record, then grant, in order; ends only when cancelled."""
+        while True:
+            await self._out_ready.wait()
+            self._out_ready.clear()
+            while self._out:
+                group: list[tuple[Instant, Sequence[Effect]]] = []
+                while self._out and len(group) < 256:
+                    group.append(self._out.popleft())
+                marks = dict(self._generation)
+                await self._record([(at, e) for at, effects in group for e in effects if isinstance(e, (Record, Alarm))])
+                for at, effects in group:
+                    await self._carry_out(at, effects, marks)
+
+    async def _record(self, rows: Sequence[tuple[Instant, Record | Alarm]]) -> None:
+        records = [(at, e if isinstance(e, Record) else self._alarm(e)) for at, e in rows]
+        while records:
+            try:
+                await self._audit.append(records)
+            except UnavailableError as e:
+                await self._disk(False, str(e))
+                await asyncio.sleep(_RETRY_S)
+                while len(self._out) > _WITHHELD:
+                    self._out.popleft()
+                    self.lost_records += 1
+                await self._renew_meanwhile()
+                continue
+            await self._disk(True, "")
+            return
+
+    async def _disk(self, ok: bool, detail: str) -> None:
+        if ok is not self.disk_ok:
+            self.disk_ok = ok
+            log.log(logging.INFO if ok else logging.ERROR, "audit log: %s", detail or "writing again; grants that waited are given")
+            self._errand(self.emit(PartChanged("disk", up=ok, detail=detail)))
+
+    async def _renew_meanwhile(self) -> None:
+        """While the disk refuses: renewals under an unchanged decision need no record and are still given."""
+        for at, effects in self._out:
+            for e in effects:
+                if isinstance(e, Grant) and e.renewal and self._applied.get(e.lease.device_id) is e.lease.level:
+                    await self._grant(e, at)
+        for i, (at, effects) in enumerate(self._out):
+            self._out[i] = (at, [e for e in effects if not (isinstance(e, Grant) and e.renewal)])
+
+    async def _carry_out(self, at: Instant, effects: Sequence[Effect], marks: dict[str, int]) -> None:
+        for effect in effects:
+            match effect:
+                case Grant():
+                    if marks.get(effect.lease.device_id, 0) == self._generation.get(effect.lease.device_id, 0):
+                        await self._grant(effect, at)
+                case Issue():
+                    await self._guard(self._certifier.issue(effect.verdict))
+                case SealEpoch():
+                    self._errand(self._guard(self._certifier.seal(effect.sequence, at)))
+                case Adopt():
+                    await self._guard(self._keeper.adopt(effect.device_id, effect.references))
+                case KeepVeto():
+                    await self._guard(self._keeper.keep_veto(effect.device_id, effect.media_type, effect.text, effect.raised))
+                case KeepState():
+                    await self._guard(self._keeper.keep_state(effect.device_id, effect.state, effect.service))
+                case Record() | Alarm() | Send() | Challenge():
+                    pass
+
+    async def _grant(self, grant: Grant, at: Instant) -> None:
+        lease, now = grant.lease, self._clock.now()
+        if lease.until.mono_ns <= now.mono_ns:
+            return
+        try:
+            if lease.addresses:
+                await self._enforcer.grant([lease])
+        except RefusedError as e:
+            log.error("the enforcer refuses %s level %d: %s", lease.device_id, lease.level, e)
+            return
+        except UnavailableError as e:
+            if self.engine.parts.get("enforcer", (True, ""))[0]:
+                await self.emit(PartChanged("enforcer", up=False, detail=str(e)))
+            return
+        self._applied[lease.device_id] = lease.level
+        self._grants.of(lease.device_id).put(lease, now)
+
+    async def _ask(self, challenge: Challenge) -> None:
+        nonce = self._draw_nonce()
+        await self.emit(ChallengeIssued(challenge.device_id, challenge.media_type, nonce))
+        await self._attest(challenge.device_id, challenge.media_type, nonce)
+
+    async def _guard(self, errand: Awaitable[None]) -> None:
+        try:
+            await errand
+        except WardgateError as e:
+            log.warning("%s", e)
+
+    def _errand(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (e := task.exception()) is not None:
+            log.error("an errand failed: %s: %s", type(e).__name__, e)
+
+    def _alarm(self, alarm: Alarm) -> Record:
+        key = (alarm.device_id, alarm.code)
+        if alarm.raised:
+            self.alarms[key] = alarm
+        else:
+            self.alarms.pop(key, None)
+        text = alarm.text if alarm.raised else f"over: {alarm.text}"
+        severity = alarm.severity if alarm.raised else Severity.INFORMATION
+        return Record(
+            "alarm", alarm.device_id, text, (("code", alarm.code), ("severity", severity.value), ("raised", alarm.raised))
+        )
+
+
+def _trace(event: Event | None) -> Record:
+    """The input itself, so that the log can be replayed: an event, or a wake that decided something."""
+    device_id = getattr(event, "device_id", "") or (event.evidence.device_id if isinstance(event, EvidenceArrived) else "")
+    kind = "wake" if event is None else "event"
+    name = "wake" if event is None else type(event).__name__
+    if isinstance(event, Configured):
+        device_id = ""
+    return Record(kind, device_id, name, (("event", None if event is None else codec.to_plain(event)),))

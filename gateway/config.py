@@ -1,0 +1,163 @@
+"""The configuration: one TOML file into frozen dataclasses, every default here with its reason, every mistake reported.
+
+Unknown keys are refused. All mistakes are reported together, each with its path. Refuses to know what the values are for.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import InputError, InputErrors
+from gateway.model.timing import Timing, within
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Who this gateway is and where it keeps things."""
+
+    id: str = "gateway"
+    name: str = "Wardgate"
+    state: Path = Path("/var/lib/wardgate")
+    run: Path = Path("/run/wardgate")
+    root_of_measurement: str = "none"  # `uefi` where firmware measures the boot; a Raspberry Pi has none
+
+    def __post_init__(self) -> None:
+        if self.root_of_measurement not in ("uefi", "none"):
+            raise ValueError("root_of_measurement is uefi or none")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Interfaces and this gateway's own addresses on them."""
+
+    ward: str = "ward0"
+    uplink: str = "hosp0"
+    management: str = "mgmt0"
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """The page."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - the firewall admits the management interface only
+    port: int = 8443
+    names: tuple[str, ...] = ("wardgate.local", "localhost", "127.0.0.1")
+
+    def __post_init__(self) -> None:
+        within("port", self.port, 1, 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class TpmSettings:
+    """The TPM. ``tcti`` as tpm2-tss writes it; ``pcrs`` quoted in every epoch."""
+
+    tcti: str = "device:/dev/tpmrm0"
+    pcrs: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    eventlog: Path = Path("/run/wardgate/eventlog")
+
+    def __post_init__(self) -> None:
+        if not self.pcrs or not all(0 <= p <= 23 for p in self.pcrs):
+            raise ValueError("pcrs are numbers from 0 to 23")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Where policy comes from. ``confirmed`` is written by root's wardgate-policy only."""
+
+    profiles: Path = Path("/etc/wardgate/profiles")
+    confirmed: Path = Path("/var/lib/wardgate-policy/confirmed.json")
+    socket: Path = Path("/run/wardgate/policy.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcerSettings:
+    """How to reach the enforcer, and where it leaves its alarm."""
+
+    socket: Path = Path("/run/wardgate/enforcer.sock")
+    alarm: Path = Path("/run/wardgate-enforcer/alarm.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
+
+    gateway: Gateway = field(default_factory=Gateway)
+    network: Network = field(default_factory=Network)
+    web: Web = field(default_factory=Web)
+    tpm: TpmSettings = field(default_factory=TpmSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
+    timing: Timing = field(default_factory=Timing)
+    peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def parse_config(text: str, where: str = "wardgate.toml") -> Config:
+    """Parse TOML text. Raises InputErrors naming every mistake with its path, or InputError when it is no TOML."""
+    from cattrs import Converter, transform_error
+    from cattrs.errors import ClassValidationError, IterableValidationError
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise InputError(f"{where} is not TOML: {e}", "mend that line") from None
+    converter = Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(Path, _path)
+    converter.register_structure_hook(str, _exactly(str, "a string"))
+    converter.register_structure_hook(int, _exactly(int, "a whole number"))
+    converter.register_structure_hook(float, _number)
+    try:
+        return converter.structure(data, Config)
+    except (ClassValidationError, IterableValidationError) as e:
+        raise InputErrors(where, tuple(_split(m) for m in transform_error(e, format_exception=_say))) from None
+
+
+def read_config(path: Path) -> Config:
+    """Read and parse a file. Raises InputError with the path and what to do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}", "run `wardgate init` or give --config FILE") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} cannot be read ({e})", "check its permissions and encoding") from None
+    return parse_config(text, str(path))
+
+
+def _path(value: Any, _: type) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a path")
+    return Path(value)
+
+
+def _exactly(kind: type, words: str) -> Any:
+    def hook(value: Any, _: type) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"expected {words}, got {value!r}")
+        return value
+
+    return hook
+
+
+def _number(value: Any, _: type) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _say(error: BaseException, kind: type | None) -> str:
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    if isinstance(error, ForbiddenExtraKeysError):
+        return "unknown key " + ", ".join(sorted(error.extra_fields))
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    return str(error) or f"does not fit {kind}"
+
+
+def _split(message: str) -> tuple[str, str]:
+    text, _, path = message.rpartition(" @ ")
+    return (path.removeprefix("$").lstrip(".") or "(top)", text)

@@ -1,0 +1,67 @@
+"""PURE. People and a device's references: confirming what was learned, a repair in service mode, accepting or undoing it.
+
+A legitimate repair looks exactly like an attack, so a person opens a window beforehand; monitoring stays, and what changed
+is accepted field by field by a second person, or undone. Refuses to know evidence formats and enforcement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.judgement import Out, clear_alarm, condemn, raise_alarm
+from gateway.model.device import Device, DeviceState
+from gateway.model.effect import Adopt, KeepState, Record, Severity
+from gateway.model.event import OperatorCommand, ServiceWindow
+from gateway.model.instant import Instant
+from gateway.model.profile import Provenance, ReferenceValue
+from gateway.standing import Standing, Veto
+
+
+def countersign(s: Standing, actor: str, out: Out) -> None:
+    """A person confirms what was learned while observing; Enforce does this, with the person's credential."""
+    learned = [v for v in s.references.values if v.provenance is Provenance.LEARNED and not v.countersigned]
+    if learned:
+        s.adopt(tuple(ReferenceValue(v.target, v.name, v.value, v.provenance, countersigned=True) for v in learned))
+        out.append(Adopt(s.id, s.references))
+        out.append(Record("countersigned", s.id, f"{s.id}: {actor} confirmed {len(learned)} learned values", (("actor", actor),)))
+        s.held = {m: r for m, r in s.held.items() if r.countersigned}
+        s.asked.clear()
+
+
+def open_service(s: Standing, event: OperatorCommand, now: Instant, out: Out) -> None:
+    """Begin a repair: the level held now stays for its time, and what changes is kept for a person to look at."""
+    minutes = float(event.argument("minutes", "30"))
+    window = ServiceWindow(s.id, event.actor, event.argument("reason"), now.plus(minutes * 60), s.level)
+    s.service = window
+    s.device = with_state(s, DeviceState.SERVICE)
+    out.append(KeepState(s.id, DeviceState.SERVICE, window))
+    raise_alarm(s, "service", Severity.WARNING, f"{s.id}: in service for {minutes:g} min: {window.reason}", out)
+
+
+def accept(s: Standing, actor: str, now: Instant, out: Out) -> None:
+    """A second person accepts every difference shown: what was measured becomes the reference, countersigned."""
+    rows = s.difference()
+    s.adopt(tuple(ReferenceValue(t, n, v, Provenance.HOSPITAL, countersigned=True) for t, n, _, v in rows))
+    out.append(Adopt(s.id, s.references))
+    shown = ", ".join(f"{n}: {a.hex() or 'none'} → {b.hex()}" for _, n, a, b in rows)
+    out.append(Record("accepted", s.id, f"{s.id}: {actor} accepted {len(rows)} changes: {shown}", (("actor", actor),)))
+    s.bad.clear()
+    close_service(s, f"accepted by {actor}", now, out)
+
+
+def close_service(s: Standing, how: str, now: Instant, out: Out) -> None:
+    """End a repair: what was not accepted counts as what it looks like."""
+    s.service = None
+    s.device = with_state(s, DeviceState.ENFORCED)
+    s.asked.clear()
+    out.append(KeepState(s.id, DeviceState.ENFORCED))
+    out.append(Record("service-ended", s.id, f"{s.id}: service mode ended: {how}", ()))
+    clear_alarm(s, "service", out)
+    for media_type, result in list(s.bad.items()):
+        s.held.pop(media_type, None)
+        condemn(s, Veto(media_type, result.findings[0].text if result.findings else "changed", now), now, out)
+
+
+def with_state(s: Standing, state: DeviceState) -> Device:
+    """The device in another state."""
+    return replace(s.device, state=state)
