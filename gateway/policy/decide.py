@@ -1,7 +1,7 @@
 """PURE. What a level earns: a decision per function with its reason, and the L7 rules a driver enforces meanwhile.
 
-By state: *enforced* gets what its level earns; *observing* gets everything, and is told what it would lose; *service* keeps what the
-level held when service began allows, except writes through a proxy (a device under repair is not commanded; stopping it is);
+By state: *enforced* gets what its level earns; *observing* gets everything, and is told what it would lose; *service* keeps what
+the level held when service began allows, except writes through a proxy (a device under repair is not commanded; stopping it is);
 *proposed*, *suspended* and *retired* get nothing. A vital function needs no level in any state that has flows at all.
 Refuses to know how a level came about and what enforces a decision.
 """
@@ -35,7 +35,7 @@ def decide(
     reason: str,
     lease_until: Instant | None,
     policy_id: str,
-    device_id: str,
+    device_id: str = "",
 ) -> Decision:
     """All functions of a device at ``level``. ``reason`` says why it has that level; in service, ``level`` is the one held."""
     functions = tuple(_one(f, state, level, reason, lease_until) for f in profile.functions)

@@ -1,7 +1,7 @@
 """PURE. The failure table: for each function, what passes and who alarms when a part of the gateway is gone.
 
-This is what ``policy failures`` prints and what a hospital's risk file quotes, so each sentence is meant literally. Refuses to know the
-live state; it says what would happen.
+This is what ``policy failures`` prints and what a hospital's risk file quotes, so each sentence is meant literally. Refuses to
+know the live state; it says what would happen.
 """
 
 from __future__ import annotations
