@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bumble import att, core, data_types, gatt, hci
+from bumble import att, data_types, gatt, hci
 from bumble.core import UUID, AdvertisingData
 from bumble.device import Connection, Device, DeviceConfiguration
 from bumble.gatt import Characteristic, CharacteristicValue, Service
@@ -209,6 +209,9 @@ class Wearable:
                 await self.vanish()
             case "appear":
                 await self.appear()
+            case "ask-pairing":
+                for connection in self.device.connections.values():
+                    self.device.request_pairing(connection)
             case "forget":
                 assert self.device.keystore is not None
                 await self.device.keystore.delete_all()
@@ -251,9 +254,6 @@ async def live(wearable: Wearable, transport: Transport, ctl: Path, measure: Any
     await stop.wait()
     work.cancel()
     server.close()
-    for connection in list(wearable.device.connections.values()):
-        try:
-            await asyncio.wait_for(connection.disconnect(), 1.0)
-        except (TimeoutError, core.BaseBumbleError):
-            break
+    if not transport.source.terminated.done():
+        await asyncio.wait({asyncio.create_task(wearable.vanish())}, timeout=1.0)
     await transport.close()
