@@ -31,6 +31,7 @@ _BUSY_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # a TPM that says RETRY or NV_RATE is aske
 _WAITING = 256  # calls that may wait: at 300 ms a quote (published figures for discrete TPMs) more than a minute's work
 _GLANCE_S = 0.25  # how often a waiting caller looks whether the TPM hangs
 _TRANSIENT, _LOADED_SESSION, _SAVED_SESSION = 0x80000000, 0x02000000, 0x03000000  # handle ranges: Part 2, 7.2
+_HANDLES_A_CALL = 64
 _IN_LOCKOUT = 0x200  # TPMA_PERMANENT.inLockout: Part 2, 8.6
 
 
@@ -65,10 +66,12 @@ class Connection:
         self._handles: dict[int, Any] = {}
         self.verified: set[str] = set()
 
-    def handle(self, tpm_handle: int) -> Any:
-        """The ESYS handle of a persistent object or NV index."""
+    def handle(self, tpm_handle: int, auth: bytes | None = None) -> Any:
+        """The ESYS handle of a persistent object or NV index, with the authorisation it is used with."""
         if tpm_handle not in self._handles:
             self._handles[tpm_handle] = self.esys.tr_from_tpmpublic(tpm_handle)
+        if auth is not None:
+            self.esys.tr_set_auth(self._handles[tpm_handle], auth)
         return self._handles[tpm_handle]
 
     def forget(self, tpm_handle: int) -> None:
@@ -83,18 +86,34 @@ class Connection:
         finally:
             self.esys.flush_context(handle)
 
-    def capability(self, kind: int, first: int, count: int) -> Any:
-        """TPM2_GetCapability; the caller keeps what it returns in a variable while reading from it."""
-        return self.esys.get_capability(kind, first, count)[1]
+    def handles(self, first: int) -> set[int]:
+        """The TPM's handles of the kind that begins at ``first``, at most 1024 of them."""
+        found: set[int] = set()
+        at = first
+        for _ in range(1024 // _HANDLES_A_CALL):  # a TPM may answer with fewer than asked
+            more, capability = self.esys.get_capability(TPM2_CAP.HANDLES, at, _HANDLES_A_CALL)
+            held = capability.data
+            got = [int(h) for h in held.handles]
+            # Loaded sessions are listed under one kind and carry another when they are policy sessions (Part 3, 30.2).
+            found.update(got if first == _LOADED_SESSION else (h for h in got if h >> 24 == first >> 24))
+            if not more or not got or first == _LOADED_SESSION:
+                break
+            at = got[-1] + 1
+        return found
+
+    def permanent(self) -> int:
+        """TPMA_PERMANENT: which authorisations are set, whether it is in lockout."""
+        capability = self.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.PERMANENT, 1)[1]
+        held = capability.data  # each parent is held: chained access would read freed memory
+        properties = held.tpmProperties
+        first = properties[0]
+        return int(first.value)
 
     def pulse(self) -> Pulse:
         """Read clock, reset counters and lockout."""
         now = self.esys.read_clock()
         info = now.clockInfo
-        found = self.capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.PERMANENT, 1)
-        held = found.data
-        properties = held.tpmProperties
-        lockout = any(int(p.property) == int(TPM2_PT.PERMANENT) and int(p.value) & _IN_LOCKOUT for p in properties)
+        lockout = bool(self.permanent() & _IN_LOCKOUT)
         return Pulse(int(info.clock), int(info.resetCount), int(info.restartCount), bool(info.safe), lockout)
 
 
@@ -294,7 +313,5 @@ class Tpm:
 def _sweep(connection: Connection) -> None:
     """Flush what a killed process of ours left in a TPM that has no resource manager (a simulator)."""
     for first in (_TRANSIENT, _LOADED_SESSION, _SAVED_SESSION):
-        found = connection.capability(TPM2_CAP.HANDLES, first, 16)
-        held = found.data
-        for handle in [int(h) for h in held.handles]:
+        for handle in connection.handles(first):
             connection.esys.flush_context(connection.esys.tr_from_tpmpublic(handle))
