@@ -1,4 +1,4 @@
-"""PURE. One form for every ECDSA signature we hand out: of the two signatures (r, s) and (r, n-s) only the one with the low s counts.
+"""PURE. One form for every ECDSA signature we hand out: of the two signatures (r, s) and (r, n-s) only that with the low s counts.
 
 ECDSA lets anybody turn one valid signature into another valid one. A bundle must fail when anything in it is changed, so makers
 lower s and checkers refuse a high one. Knows P-256 and TPMT_SIGNATURE, no keys.
@@ -32,7 +32,7 @@ def require_low_s(signature: bytes) -> None:
 
 
 def low_s_tpmt(signature: bytes) -> bytes:
-    """A TPMT_SIGNATURE by a P-256 key in its one form: r and s of 32 bytes each, s low. Others (RSA has one form) come back as they are.
+    """A TPMT_SIGNATURE by a P-256 key in its one form: r and s of 32 bytes each, s low. Others (RSA has one form) stay as they are.
 
     Source: TPM 2.0 Library Part 2, sections 11.2.5 (TPM2B_ECC_PARAMETER) and 11.3.4 (TPMT_SIGNATURE).
     """

@@ -1,7 +1,7 @@
 """PURE. What stands in the leaves of an epoch's Merkle tree: the gateway's software keys (leaf 0) and one verdict a device.
 
-A leaf is ``salt (16 bytes) || deterministic CBOR``; the salt keeps a relying party from guessing a neighbour's verdict from the hashes
-in its proof. Knows the bytes of both maps (this package's README), not the tree and not the quote.
+A leaf is ``salt (16 bytes) || deterministic CBOR``; the salt keeps a relying party from guessing a neighbour's verdict from the
+hashes in its proof. Knows the bytes of both maps (this package's README), not the tree and not the quote.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PURE. An EAR as CWT (COSE_Sign1, ES256) and as JWT (JWS compact, ES256): statements for a signer, and strict verification.
 
-The issuer never signs: it builds a ``Statement``, whoever holds the key signs ``to_sign`` (raw r || s), ``seal`` puts both together.
+The issuer never signs: it builds a ``Statement``, whoever holds the key signs ``to_sign`` (raw r || s), ``seal`` joins the two.
 """
 
 from __future__ import annotations
