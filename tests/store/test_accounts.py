@@ -245,6 +245,10 @@ async def test_a_change_that_cannot_be_recorded_does_not_happen(database: Databa
 # --- sessions ---
 
 
+def _all_bytes(folder: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in folder.iterdir() if p.is_file())
+
+
 async def test_a_session_ends_when_idle_when_old_and_when_the_role_changes(accounts: Accounts, clock: HandClock) -> None:
     await accounts.add_user(ROOT, "anna", GOOD, "admin")
     await accounts.add_user(ROOT, "bert", GOOD, "biomed")
@@ -278,7 +282,7 @@ async def test_tokens_are_not_in_the_file(accounts: Accounts, database: Database
     await accounts.add_user(ROOT, "anna", GOOD, "admin")
     secrets = [await accounts.start_session(User("anna", "admin")), await accounts.one_time_view(), await accounts.new_claim()]
     await database.run(lambda d: None)
-    stored = b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.is_file())
+    stored = _all_bytes(tmp_path)
     for secret in [*secrets, secrets[2].replace("-", ""), GOOD]:
         assert secret.encode() not in stored
 

@@ -73,7 +73,7 @@ async def test_any_changed_field_of_any_line_is_named(tmp_path: Path, column: st
         path = tmp_path / f"{line}.sqlite"
         await _written(path)
         assert (await _verify(path)).sequence == 8
-        _edit(path, f"UPDATE audit SET {column} = ? WHERE sequence = ?", COLUMNS[column], line)
+        _edit(path, f"UPDATE audit SET {column} = ? WHERE sequence = ?", COLUMNS[column], line)  # noqa: S608 - our names
         with pytest.raises(EvidenceError, match=f"audit line {line} was changed"):
             await _verify(path)
 

@@ -227,15 +227,20 @@ asyncio.run(main())
 """
 
 
+def _write_and_die(path: Path) -> list[str]:
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    first = writer.stdout.readline()
+    time.sleep(0.15)
+    os.kill(writer.pid, signal.SIGKILL)
+    return [first, *writer.communicate(timeout=10)[0].splitlines()]
+
+
 async def test_kill_9_while_writing_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    path, printed = tmp_path / "w.sqlite", []
+    path = tmp_path / "w.sqlite"
+    printed: list[str] = []
     for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        printed.append(writer.stdout.readline())
-        time.sleep(0.15)
-        os.kill(writer.pid, signal.SIGKILL)
-        printed += writer.communicate(timeout=10)[0].splitlines()
+        printed += await asyncio.to_thread(_write_and_die, path)
     pairs = [line.split() for line in printed]
     acknowledged = {p[0]: p[1] for p in pairs if len(p) == 2 and len(p[1]) == 64}  # the last line may be cut short
     db = Database(path)

@@ -53,7 +53,8 @@ references = st.builds(
     ).map(tuple),
     values=st.lists(
         st.builds(
-            ReferenceValue, target=ids, name=names, value=st.binary(), provenance=st.sampled_from(Provenance), countersigned=st.booleans()
+            ReferenceValue, target=ids, name=names, value=st.binary(),
+            provenance=st.sampled_from(Provenance), countersigned=st.booleans(),
         ),
         max_size=5,
     ).map(tuple),

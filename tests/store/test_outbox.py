@@ -25,7 +25,9 @@ def reading(clock: HandClock, device: str = "patch-1", value: float = 72.0) -> O
     return Observation(device, HEART_RATE, "/min", clock.now(), clock.now(), TrustLevel.FULL, value)
 
 
-instants = st.builds(Instant, st.text(st.characters(codec="utf-8"), max_size=40), st.integers(0, 2**62), st.integers(0, 2**62), st.sampled_from(TimeQuality))  # fmt: skip
+boots = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
+times = st.integers(0, 2**62)
+instants = st.builds(Instant, boots, times, times, st.sampled_from(TimeQuality))
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 
 
