@@ -61,6 +61,11 @@ def _number(lowest: int, highest: int) -> Check:
     return lambda value: type(value) is int and lowest <= value <= highest
 
 
+def _icmp_type(version: int) -> Check:
+    """Echo and the errors; never redirects, advertisements or anything else that configures a host."""
+    return lambda value: type(value) is int and value in ((0, 3, 8, 11, 12) if version == 4 else (1, 2, 3, 4, 128, 129))
+
+
 def _one_of(*values: str) -> Check:
     return lambda value: isinstance(value, str) and value in values
 
@@ -75,7 +80,7 @@ def _shapes() -> dict[str, tuple[Check, ...]]:
         flow = (ip, ip, protocol, port)
         shapes |= {f"port{family}": bound, f"bind{family}": bound, f"vital{family}": flow, f"seen{family}": (ip,)}
         shapes |= {f"rtl{level}_{family}": flow for level in range(4)}
-        shapes |= {f"via{family}": (ip, tcp, port, _number(1024, 65535)), f"icmp{family}": (ip, ip, _number(0, 255))}
+        shapes |= {f"via{family}": (ip, tcp, port, _number(1024, 65535)), f"icmp{family}": (ip, ip, _icmp_type(family))}
         shapes |= {f"uplink{family}": (ip, protocol, port)}
     return shapes
 

@@ -1,0 +1,258 @@
+"""The bench's network: a ward, its gateway, a hospital and an attacker, each a network namespace of this machine.
+
+``Ward`` builds what a gateway in line would see: a bridge with one isolated port a device, an uplink in the devices' own
+subnet (the gateway answers ARP and ND for both sides), a management veth to the host. It loads the static tables and a
+policy document with the product's own loader and removes only what it made. It knows no process and no trust.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_CLONE_NEWNET = 0x40000000
+_NETNS = Path("/run/netns")
+TABLE_FILE = Path(__file__).parent.parent / "image" / "wardgate.nft"
+
+GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
+HOSPITAL4, HOSPITAL6 = "10.77.0.100", "fd77::100"
+MGMT_GATEWAY, MGMT_HOST = "10.78.0.2", "10.78.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One wired place of the ward: the namespace's suffix, the bridge port, and how the host behind it is addressed."""
+
+    name: str
+    port: str
+    mac: str
+    ipv4: str
+    ipv6: str
+
+
+PUMP = Position("pump1", "p-pump-1", "02:57:47:00:00:11", "10.77.0.11", "fd77::11")
+ATTACKER = Position("att", "p-attack", "02:57:47:00:00:66", "10.77.0.66", "fd77::66")
+
+
+class NetworkError(Exception):
+    """A part of the bench's network could not be made."""
+
+
+def run(*argv: str, text: str | None = None, check: bool = True) -> str:
+    """Run a command to its end; returns its output. Raises NetworkError with what it said."""
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=30, check=False)
+    if check and done.returncode:
+        raise NetworkError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def enter(namespace: str) -> None:
+    """Move the calling thread (and what it starts) into a namespace for good: for child processes of tests and benches."""
+    descriptor = os.open(_NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """Be in a namespace for the length of a ``with`` (this thread only). Sockets made inside keep belonging to it."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(namespace)
+        try:
+            yield
+        finally:
+            if ctypes.CDLL(None, use_errno=True).setns(home, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns home")
+    finally:
+        os.close(home)
+
+
+class Ward:
+    """The bench's network, ready to use once constructed; ``close`` (or leaving the ``with``) removes it.
+
+    ``document`` is loaded with ``wardgate-policy load``; without one the tables are loaded and hold no element.
+    ``directory`` is where the policy lives (``confirmed.json``); it must exist.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        prefix: str = "wg-",
+        positions: Sequence[Position] = (PUMP, ATTACKER),
+        document: Mapping[str, Any] | None = None,
+        management: bool = True,
+        tables: bool = True,
+    ) -> None:
+        if len(prefix) > 8:
+            raise NetworkError("a prefix has at most 8 characters")
+        self.prefix, self.positions, self.policy_dir, self._management = prefix, tuple(positions), directory, management
+        self.gateway, self.hospital = f"{prefix}gw", f"{prefix}hosp"
+        self._made: list[str] = []
+        try:
+            self._build()
+            if tables:
+                self.load(document)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ward:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def namespace(self, position: Position) -> str:
+        """The namespace of the host at a position."""
+        return f"{self.prefix}{position.name}"
+
+    @property
+    def confirmed(self) -> Path:
+        """The confirmed document's file."""
+        return self.policy_dir / "confirmed.json"
+
+    def load(self, document: Mapping[str, Any] | None = None) -> None:
+        """Confirm ``document`` as root and load it; without one, load what is confirmed already."""
+        argv = ["ip", "netns", "exec", self.gateway, sys.executable, "-m", "gateway.enforcer.confirm"]
+        common = ["--directory", str(self.policy_dir), "--table-file", str(TABLE_FILE)]
+        if document is None:
+            run(*argv, *common, "load")
+            return
+        draft = self.policy_dir / f".draft-{threading.get_native_id()}.json"
+        draft.write_text(json.dumps(document))
+        try:
+            run(*argv, *common, "load")
+            run(*argv, *common, "confirm", "--document", str(draft))
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def nft(self, *argv: str) -> str:
+        """``nft`` in the gateway's namespace."""
+        return run("ip", "netns", "exec", self.gateway, "nft", *argv)
+
+    def counters(self) -> dict[str, int]:
+        """Packets of every named counter of the two tables."""
+        listed = json.loads(self.nft("-j", "list", "counters"))["nftables"]
+        return {item["counter"]["name"]: item["counter"]["packets"] for item in listed if "counter" in item}
+
+    def unplug(self, hospital: bool = True) -> None:
+        """Pull the hospital's cable (or put it back with ``hospital=False``)."""
+        run("ip", "-n", self.hospital, "link", "set", "eth0", "down" if hospital else "up")
+        if not hospital:
+            run("ip", "-n", self.hospital, "addr", "replace", f"{HOSPITAL6}/64", "dev", "eth0", "nodad")
+
+    def close(self) -> None:
+        """Remove the namespaces that this object made; their links go with them."""
+        while self._made:
+            run("ip", "netns", "del", self._made.pop(), check=False)
+
+    def _add(self, namespace: str) -> None:
+        run("ip", "netns", "add", namespace)
+        self._made.append(namespace)
+
+    def _build(self) -> None:
+        for namespace in (self.gateway, self.hospital, *map(self.namespace, self.positions)):
+            self._add(namespace)
+        for namespace in self._made:
+            forwards = namespace == self.gateway
+            _sysctl(namespace, _GATEWAY_SYSCTLS if forwards else _HOST_SYSCTLS)
+        self._links()
+        self._gateway()
+        _batch(self.hospital, _host("02:57:47:00:01:00", HOSPITAL4, HOSPITAL6))
+        for position in self.positions:
+            _batch(self.namespace(position), _host(position.mac, position.ipv4, position.ipv6))
+
+    def _links(self) -> None:
+        lines = [f"link add hosp0 type veth peer name eth0 netns {self.hospital}"]
+        for position in self.positions:
+            lines.append(f"link add {position.port} type veth peer name eth0 netns {self.namespace(position)}")
+        if self._management:
+            lines.append(f"link add mgmt0 type veth peer name {self.management_link} netns {os.getpid()}")
+        _batch(self.gateway, lines)
+
+    @property
+    def management_link(self) -> str:
+        """The host's end of the management veth."""
+        return f"{self.prefix}mgmt"
+
+    def _gateway(self) -> None:
+        lines = [
+            "link set lo up",
+            "link add ward0 type bridge",
+            "link set ward0 address 02:57:47:00:00:01 addrgenmode eui64 up",
+            "link set hosp0 address 02:57:47:00:01:01 up",
+            f"addr add {GATEWAY4}/24 dev hosp0",
+            f"addr add {GATEWAY6}/64 dev hosp0 nodad",
+            f"neigh add proxy {HOSPITAL6} dev ward0",
+        ]
+        for position in self.positions:
+            lines += [
+                f"link set {position.port} master ward0 up",
+                f"link set {position.port} type bridge_slave isolated on",
+                f"route add {position.ipv4}/32 dev ward0",
+                f"route add {position.ipv6}/128 dev ward0",
+                f"neigh add proxy {position.ipv6} dev hosp0",
+            ]
+        if self._management:
+            lines += [f"addr add {MGMT_GATEWAY}/30 dev mgmt0", "link set mgmt0 up"]
+            run("ip", "addr", "add", f"{MGMT_HOST}/30", "dev", self.management_link)
+            run("ip", "link", "set", self.management_link, "up")
+        _batch(self.gateway, lines)
+        ward = {f"net/{family}/neigh/{link}/proxy_delay": "0" for family in ("ipv4", "ipv6") for link in ("ward0", "hosp0")}
+        ward |= {f"net/ipv4/conf/{link}/proxy_arp": "1" for link in ("ward0", "hosp0")}
+        ward |= {f"net/ipv6/conf/{link}/proxy_ndp": "1" for link in ("ward0", "hosp0")}
+        ward |= {"net/ipv4/conf/hosp0/rp_filter": "1", "net/ipv4/conf/ward0/rp_filter": "1"}
+        _sysctl(self.gateway, ward)
+
+
+# Duplicate address detection would cost a second an address, and every address here is known to be the only one.
+_HOST_SYSCTLS = {"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/default/accept_dad": "0"}
+_GATEWAY_SYSCTLS = {
+    **_HOST_SYSCTLS,
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/conf/default/send_redirects": "0",
+}
+
+
+def _host(mac: str, ipv4: str, ipv6: str) -> list[str]:
+    return [
+        "link set lo up",
+        f"link set eth0 address {mac} up",
+        f"addr add {ipv4}/24 dev eth0",
+        f"addr add {ipv6}/64 dev eth0 nodad",
+    ]
+
+
+def _batch(namespace: str, lines: Sequence[str]) -> None:
+    run("ip", "-n", namespace, "-batch", "-", text="\n".join(lines) + "\n")
+
+
+def _sysctl(namespace: str, values: Mapping[str, str]) -> None:
+    with inside(namespace):
+        for name, value in values.items():
+            Path("/proc/sys", name).write_text(value)
+
+
+def clean(prefix: str) -> list[str]:
+    """Remove the namespaces that an interrupted ward with this prefix left; returns their names."""
+    own = {f"{prefix}{suffix}" for suffix in ("gw", "hosp", PUMP.name, ATTACKER.name)}
+    left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if path.name in own) if _NETNS.is_dir() else []
+    for namespace in left:
+        run("ip", "netns", "del", namespace, check=False)
+    return left
