@@ -44,7 +44,8 @@ def compile_document(
 
     Raises InputErrors when something in it could not be enforced.
     """
-    draft = _Draft(tuple(gateway_addresses), ward_interface, dict(proxy_ports))
+    draft = _Draft((), ward_interface, dict(proxy_ports))
+    draft.gateway = _gateway(draft, gateway_addresses)
     present = [d for d in devices if d.state in _PRESENT]
     _check_devices(draft, devices, present)
     for device in present:
@@ -124,7 +125,7 @@ def _check_devices(draft: _Draft, devices: Sequence[Device], present: Sequence[D
             draft.wrong(device, "is configured twice")
         ids.add(device.id)
     for address in draft.gateway:
-        seen[_canonical(draft, address)] = "the gateway"
+        seen[address] = "the gateway"
     for device in present:
         for claim in _claims(device):
             if claim in seen:
@@ -144,12 +145,14 @@ def _check_flows(draft: _Draft, present: Sequence[Device]) -> None:
             draft.wrong(owner[key[0]], f"{key[0]} to {key[1]} would be a flow between two devices behind this gateway")
 
 
-def _canonical(draft: _Draft, address: str) -> str:
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        draft.problems.append(("gateway_addresses", f"{address!r} is no IP address"))
-        return address
+def _gateway(draft: _Draft, addresses: Sequence[str]) -> tuple[str, ...]:
+    good: list[str] = []
+    for address in addresses:
+        try:
+            good.append(str(ipaddress.ip_address(address)))
+        except ValueError:
+            draft.problems.append(("gateway_addresses", f"{address!r} is no IP address"))
+    return tuple(good)
 
 
 def _claims(device: Device) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ HALF_LIFE_S: Mapping[EvidenceClass, float] = MappingProxyType(
     {c: 3600.0 if c is EvidenceClass.INVENTORY else 600.0 for c in EvidenceClass}
 )
 OFFLINE_CAP_MAX_S = 7 * 86_400.0  # a certificate older than a week says nothing useful, however slowly trust decays
+_STAND_IN = "192.0.2.1"  # RFC 5737: an address of nobody
 CLINICAL_CLASSES = ("I", "IIa", "IIb", "III")  # Regulation (EU) 2017/745, Annex VIII
 
 _NO_ON_LOSS = (
@@ -182,12 +183,15 @@ def _flows(row: Table, peers: Mapping[str, tuple[str, ...]]) -> list[Flow]:
     via = row.maybe("via", bool, False)
     row.finish()
     built: list[Flow] = []
-    for address in addresses:
+    if not 1 <= port <= 65535:
+        row.wrong("port", f"a port is 1 to 65535, got {port}")
+        port = 1
+    for address in addresses or [_STAND_IN]:  # even without a peer, the rest of the flow is checked
         flow = row.build(lambda address=address: Flow(address, protocol, port, from_device, via))  # type: ignore[misc]
         if flow is None:
             return []
         built.append(flow)
-    return built
+    return built if addresses else []
 
 
 def _flow_peers(row: Table, peers: Mapping[str, tuple[str, ...]]) -> list[str]:

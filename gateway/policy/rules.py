@@ -87,9 +87,9 @@ def _modbus(row: Table, level: TrustLevel, *, writes: bool, raisable: bool = Tru
                 code, first, last, level, None if values is None else tuple(values), None if unit == -1 else unit
             )
         )
-        for code in codes
+        for code in codes or [1]  # even without a function code, the rest of the rule is checked
     ]
-    return [b for b in built if b is not None]
+    return [b for b in built if b is not None] if codes else []
 
 
 def _codes(row: Table, writes: bool) -> list[int]:
