@@ -26,8 +26,8 @@ class Problems:
         self.found: list[tuple[str, str]] = []
 
     def add(self, path: str, what: str) -> None:
-        """Note a mistake."""
-        if len(self.found) < MAX_PROBLEMS:
+        """Note a mistake, once."""
+        if len(self.found) < MAX_PROBLEMS and (path, what) not in self.found:
             self.found.append((path, what))
 
     def raise_if_any(self, where: str) -> None:

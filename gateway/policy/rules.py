@@ -78,13 +78,13 @@ def _modbus(row: Table, level: TrustLevel, *, writes: bool, raisable: bool = Tru
         values = None
     if values is not None and not writes:
         row.wrong("values", "only a write can be limited to values")
-    unit = row.maybe("unit", int, -1)
+    unit = row.maybe("unit", int, 0) if row.has("unit") else None
     level = _raised(row, level) if raisable else level
     row.finish()
     built = [
         row.build(
             lambda code=code: ModbusRule(  # type: ignore[misc]
-                code, first, last, level, None if values is None else tuple(values), None if unit == -1 else unit
+                code, first, last, level, None if values is None else tuple(values), unit
             )
         )
         for code in codes or [1]  # even without a function code, the rest of the rule is checked
