@@ -1,8 +1,8 @@
 """The bench's TPM: a swtpm made with an EK certificate, powered on with its firmware's measurements, cut off and on again.
 
 ``python -m hil.tpm play --port P --log FILE`` is the firmware: it extends the PCRs by the log's events over swtpm's own
-command socket. Knows nothing of the gateway and uses no TSS. swtpm serves one client at a time: a second one waits for
-the first to close.
+command socket. Knows nothing of the gateway and uses no TSS. swtpm has no resource manager and three slots for keys:
+programs may take turns by the command, but not each leave keys loaded.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _TPM_LAYERS = frozenset({0x00, 0x0B, 0x0C})  # the TPM itself, or a resource man
 AUTH_FAIL, BAD_AUTH, INTEGRITY, HANDLE, NV_UNINITIALIZED = 0x08E, 0x0A2, 0x09F, 0x08B, 0x14A
 _RETRY, _YIELDED, _NV_RATE, _TESTING = 0x922, 0x908, 0x920, 0x90A
 _BUSY = frozenset({_RETRY, _YIELDED, _NV_RATE, _TESTING})
-_LOCKOUT, _NOT_STARTED, _FAILURE = 0x921, 0x100, 0x101
+_LOCKOUT, _NOT_STARTED, FAILURE = 0x921, 0x100, 0x101
 
 _REFUSED = (
     "the TPM does not accept our authorisation",
@@ -26,7 +26,7 @@ _REMEDIES = {
         "wait for its recovery time, or reset it with the escrowed lockout authorisation (tpm2_dictionarylockout -c)",
     ),
     _NOT_STARTED: ("the TPM was not started by the firmware", "restart the gateway"),
-    _FAILURE: ("the TPM is in failure mode", "power the gateway off and on; if it stays so, replace the TPM"),
+    FAILURE: ("the TPM is in failure mode", "power the gateway off and on; if it stays so, replace the TPM"),
     _RETRY: ("the TPM stayed busy", "it is tried again"),
     _YIELDED: ("the TPM stayed busy", "it is tried again"),
     _NV_RATE: ("the TPM limits how often its memory is written", "it is tried again"),

@@ -36,7 +36,7 @@ from tpm2_pytss import (  # type: ignore[import-untyped]
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template  # type: ignore[import-untyped]
 
 from gateway.attester.credential import AK_ATTRIBUTES, MAX_SECRET
-from gateway.attester.faults import BAD_AUTH, NV_UNINITIALIZED, code
+from gateway.attester.faults import BAD_AUTH, FAILURE, NV_UNINITIALIZED, code
 from gateway.attester.state import State
 from gateway.attester.tpm import Connection
 from gateway.errors import InputError, UnavailableError
@@ -232,6 +232,7 @@ def quote(connection: Connection, state: State, pcrs: Sequence[int], qualifying:
         raw = bytes(attest)
         # TPMS_QUOTE_INFO ends with the digest over the selected PCRs (Part 2, 10.12.1).
         if raw[-32:] == hashlib.sha256(b"".join(value for _, value in values)).digest():
+            connection.saw_attest(raw)
             return Quoted(raw, bytes(signature.marshal()), values, count)
     raise UnavailableError("the PCRs keep changing while they are quoted", "find what extends them after boot")
 
@@ -260,12 +261,26 @@ def activate(connection: Connection, state: State, blob: bytes, secret: bytes) -
                 esys.policy_secret(ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0)
                 found = bytes(esys.activate_credential(ak, ek, identity, encrypted, session2=session))
     except TSS2_Exception as e:
-        if not e.parameter and int(e.rc) >> 16 not in (0x08, 0x09):  # the marshalling layers: it was not a TPM2B at all
+        if not _is_about_the_answer(connection, e):
             raise
         raise InputError("this answer was made for another TPM or another key", "make a new enrolment request") from None
     if not 0 < len(found) <= MAX_SECRET:
         raise InputError("this answer carries no secret", "make a new enrolment request")
     return found
+
+
+def _is_about_the_answer(connection: Connection, fault: Any) -> bool:
+    """Whether the answer is to blame: a parameter the TPM names, no TPM2B at all (the marshalling layers), or no plaintext.
+
+    libtpms reports an RSA ciphertext that does not decrypt as TPM_RC_FAILURE without entering failure mode; a TPM
+    that really is in failure mode does not tell the time either (Part 1, 12.3).
+    """
+    if fault.parameter or int(fault.rc) >> 16 in (0x08, 0x09):
+        return True
+    if code(int(fault.rc)) == FAILURE:
+        connection.take_pulse()
+        return True
+    return False
 
 
 def _our_ak(connection: Connection, state: State) -> Any:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import queue
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,10 +60,14 @@ class Pulse:
 
 
 class Connection:
-    """What a call is given inside the TPM's thread: the ESAPI context, and handles looked up once a connection."""
+    """What a call is given inside the TPM's thread: the ESAPI context, and handles looked up once a connection.
+
+    A simulator may restart under a connection that goes on working, so resets are looked for in everything that shows the clock.
+    """
 
     def __init__(self, esys: Any) -> None:
         self.esys = esys
+        self.pulse: Pulse | None = None
         self._handles: dict[int, Any] = {}
         self.verified: set[str] = set()
 
@@ -109,12 +114,21 @@ class Connection:
         first = properties[0]
         return int(first.value)
 
-    def pulse(self) -> Pulse:
+    def take_pulse(self) -> Pulse:
         """Read clock, reset counters and lockout."""
         now = self.esys.read_clock()
         info = now.clockInfo
         lockout = bool(self.permanent() & _IN_LOCKOUT)
-        return Pulse(int(info.clock), int(info.resetCount), int(info.restartCount), bool(info.safe), lockout)
+        self.pulse = Pulse(int(info.clock), int(info.resetCount), int(info.restartCount), bool(info.safe), lockout)
+        return self.pulse
+
+    def saw_attest(self, attest: bytes) -> None:
+        """Take the clock from a TPMS_ATTEST: magic, type, signer, qualifying data, then TPMS_CLOCK_INFO (Part 2, 10.12.8)."""
+        at = 6
+        for _ in range(2):
+            at += 2 + int.from_bytes(attest[at : at + 2])
+        clock, reset, restart, safe = struct.unpack_from(">QIIB", attest, at)
+        self.pulse = Pulse(clock, reset, restart, safe == 1, self.pulse is not None and self.pulse.lockout)
 
 
 @dataclass(slots=True)
@@ -188,7 +202,7 @@ class Tpm:
 
     async def probe(self) -> Pulse:
         """Ask the TPM for its clock and standing now."""
-        return await self.call(self._take_pulse)
+        return await self.call(Connection.take_pulse)
 
     async def watch(self, interval_s: float = 5.0, down_interval_s: float = 1.0) -> None:
         """Probe for ever. Never raises because of the TPM: ``health`` and its listeners tell."""
@@ -273,9 +287,13 @@ class Tpm:
         delays, again = iter(_BUSY_S), call.retry
         while True:
             try:
-                return call.act(self._connection or self._connect())
+                connection = self._connection or self._connect()
+                result = call.act(connection)
             except TSS2_Exception as e:
                 rc, text = int(e.rc), str(e)
+            else:
+                self._pulse = connection.pulse
+                return result
             if is_gone(rc):
                 self._disconnect()
                 if again:
@@ -291,15 +309,11 @@ class Tpm:
         try:
             if not self.tcti.startswith(("device", "tabrmd")):
                 _sweep(connection)
-            self._take_pulse(connection)
+            connection.take_pulse()
         except BaseException:
             self._disconnect()
             raise
         return connection
-
-    def _take_pulse(self, connection: Connection) -> Pulse:
-        self._pulse = pulse = connection.pulse()
-        return pulse
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
