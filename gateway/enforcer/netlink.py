@@ -1,8 +1,9 @@
 """The kernel's trust map over raw AF_NETLINK: leases in, leases out, one transaction a call.
 
 This is the fast path, so it is messages packed by hand on an open socket. It moves elements of ``lvl4`` and ``lvl6`` and
-nothing else; it knows no policy, no peers and no clock. Works on kernels without NFT_MSG_DESTROYSETELEM (before 6.3):
-a renewal is delete + add, and an element that came or went meanwhile is answered by one retry without or with its delete.
+nothing else; it knows no policy and no peers. A renewal is delete + add. Where the kernel has NFT_MSG_DESTROYSETELEM
+(6.3) a missing element is no fault; before, an element that came or went meanwhile is answered by one retry without or
+with its delete.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import ipaddress
 import socket
 import struct
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -21,6 +23,8 @@ SUBSYS_NFTABLES = 10
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWSETELEM, _DELSETELEM = (SUBSYS_NFTABLES << 8) | 12, (SUBSYS_NFTABLES << 8) | 14
+_DESTROYSETELEM = (SUBSYS_NFTABLES << 8) | 30
+_UNKNOWN = (errno.EINVAL, errno.EOPNOTSUPP)  # what a kernel before 6.3 answers to it
 _REQUEST, _ACK, _EXCL, _CREATE = 0x1, 0x4, 0x200, 0x400
 _ERROR = 2
 _INET = 1  # NFPROTO_INET
@@ -29,6 +33,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 8 << 20  # a batch is one datagram; 4,096 renewals are 0.8 MB
 _ANSWER_S = 5.0  # the kernel answers within the call unless another commit holds its lock (0.5 s at 10,000 devices)
 _ROUNDS = 4  # each round mends every element that the kernel complained of; more means that somebody else is at work
+_LEASE_S = 30.0
 MAX_CHANGES = 4096
 
 
@@ -77,22 +82,38 @@ def _element(address: str, level: int, ms: int) -> bytes:
 class TrustMap:
     """The maps ``lvl4`` and ``lvl6`` of table inet wardgate, as this process believes them to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, destroys: bool = True) -> None:
         self._socket: socket.socket | None = None
         self._sequence = 1
-        self._present: set[str] = set()
+        self._destroys = destroys  # until the kernel says that it does not know the message
+        self._ends: dict[str, float] = {}  # when the lease that we believe in lapses
         self._open()
 
     def believe(self, addresses: Iterable[str]) -> None:
         """Addresses that already have a lease in the kernel (leases outlive this process). A wrong belief costs a retry."""
-        self._present.update(addresses)
+        self._ends.update(dict.fromkeys(addresses, time.monotonic() + _LEASE_S))
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """All changes in one transaction, the last for an address counts. Raises KernelError, and then nothing is applied."""
+        """All changes in one transaction, the last for an address counts. Raises KernelError, and then nothing is applied.
+
+        Where a delete of a missing element would abort the batch (and an abort costs 20 ms), drops that are probably
+        missing go in a second transaction, so that they do not delay the others.
+        """
         if len(changes) > MAX_CHANGES:
             raise KernelError(f"{len(changes)} changes in one transaction; at most {MAX_CHANGES}")
+        now = time.monotonic()
         wanted = {change.address: change for change in changes}
-        stale = {address for address, change in wanted.items() if not change.level or address in self._present}
+        doubtful = [c for c in wanted.values() if not c.level and self._ends.get(c.address, 0.0) <= now]
+        if self._destroys or not doubtful or len(doubtful) == len(wanted):
+            self._commit(wanted, now)
+            return
+        for change in doubtful:
+            del wanted[change.address]
+        self._commit(wanted, now)
+        self._commit({change.address: change for change in doubtful}, now)
+
+    def _commit(self, wanted: dict[str, Change], now: float) -> None:
+        stale = {a for a, change in wanted.items() if self._destroys or not change.level or self._ends.get(a, 0.0) > now}
         for _ in range(_ROUNDS):
             plan = [(True, wanted[address]) for address in wanted if address in stale]
             plan += [(False, change) for change in wanted.values() if change.level]
@@ -102,14 +123,19 @@ class TrustMap:
             self._mend(plan, failures, stale)
         else:
             raise KernelError("the trust map keeps changing under our hands")
-        self._present.difference_update(address for address, change in wanted.items() if not change.level)
-        self._present.update(address for address, change in wanted.items() if change.level)
+        for address, change in wanted.items():
+            if change.level:
+                self._ends[address] = now + change.ms / 1000
+            else:
+                self._ends.pop(address, None)
 
-    @staticmethod
-    def _mend(plan: Sequence[tuple[bool, Change]], failures: dict[int, int], stale: set[str]) -> None:
+    def _mend(self, plan: Sequence[tuple[bool, Change]], failures: dict[int, int], stale: set[str]) -> None:
+        if self._destroys and any(plan[index][0] and number in _UNKNOWN for index, number in failures.items()):
+            self._destroys = False
+            return
         for index, number in failures.items():
             deletes, change = plan[index]
-            if deletes and number == errno.ENOENT:
+            if deletes and number == errno.ENOENT and not self._destroys:
                 stale.discard(change.address)  # lapsed meanwhile
             elif not deletes and number in (errno.EEXIST, errno.EBUSY):
                 stale.add(change.address)  # was there, unknown to us
@@ -125,7 +151,7 @@ class TrustMap:
         last = len(plan) - 1
         for index, (deletes, change) in enumerate(plan):
             flags = _REQUEST | (0 if deletes else _CREATE | _EXCL) | (_ACK if index == last else 0)
-            kind = _DELSETELEM if deletes else _NEWSETELEM
+            kind = _NEWSETELEM if not deletes else _DESTROYSETELEM if self._destroys else _DELSETELEM
             body = _element(change.address, 0 if deletes else change.level, change.ms)
             parts.append(message(kind, flags, begin + 1 + index, _INET, 0, body))
         self._sequence = begin + len(plan) + 2

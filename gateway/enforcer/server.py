@@ -1,0 +1,365 @@
+"""``wardgate-enforcer``: the one process that may change the kernel's trust map, and the one that rings.
+
+One loop over a selector, no threads, no asyncio; the standard library and this package only. It grants at most what the
+confirmed policy allows and at most thirty seconds, drops at once, and rings when renewals stop or the tables are changed
+behind it. It decides no level: it knows addresses, caps and time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway.enforcer.alarm import Alarm
+from gateway.enforcer.caps import Caps
+from gateway.enforcer.leases import LeaseBook
+from gateway.enforcer.netlink import Change, KernelError, TrustMap
+from gateway.enforcer.survey import Survey
+from gateway.enforcer.told import CommitWatch, PacketLog, Told
+from gateway.enforcer.wire import (
+    DropRequest,
+    DumpRequest,
+    Framer,
+    GrantRequest,
+    Request,
+    ViolationError,
+    WatchRequest,
+    frame,
+    parse_request,
+)
+
+_PEERS_MAX = 16  # the daemon needs two; more is a leak or an attack
+_BACKLOG_MAX = 128 << 20  # bytes that a peer has not read: one dump and a little; then it is cut off
+_WATCH_BACKLOG_MAX = 1 << 20
+_TOLD_EVERY_S = 0.25  # logged packets are summed up for so long
+_TOLD_MAX = 256  # different ones in that time; more are only counted
+_TICK_S = 1.0
+
+Event = dict[str, Any]
+
+
+class Peer:
+    """One accepted connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.framer = Framer()
+        self.out = bytearray()
+        self.watches = False
+        self.closing = False
+
+
+class Enforcer:
+    """The loop. ``step`` handles what is ready; ``run`` steps until told to end."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._peer_uid: int = arguments.peer_uid
+        self._caps = Caps(arguments.policy)
+        self._map = TrustMap()
+        self._book = LeaseBook()
+        self._alarm = Alarm(arguments.alarm, arguments.console, arguments.syslog, self._tell)
+        self._selector = selectors.DefaultSelector()
+        self._peers: dict[int, Peer] = {}
+        self._log, self._commits = PacketLog(), CommitWatch()
+        self._told: dict[tuple[str, str, str, str, int], tuple[Told, int]] = {}
+        self._told_at = float("inf")
+        self._survey = Survey(arguments.policy, self._selector)
+        self._dumps: list[Peer] = []
+        self._check_at = float("inf")  # when to look at the kernel again after a foreign commit
+        self._suspicions = 0
+        self._listener = _listen(arguments.socket)
+        for source, ready in (
+            (self._listener, self._accept),
+            (self._log.socket, self._hear),
+            (self._commits.socket, self._committed),
+        ):
+            self._selector.register(source, selectors.EVENT_READ, ready)
+        self.ended = False
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Take over the leases that the kernel still holds, and look whether its tables are ours."""
+        self._judge(self._survey.wait(timeout_s))
+
+    def run(self) -> None:
+        """Until ``ended``."""
+        while not self.ended:
+            self.step()
+
+    def step(self) -> None:
+        """Wait for the next thing and handle all that is ready; at most a second."""
+        now = time.monotonic()
+        soonest = min(self._book.next_end(), self._told_at, self._check_at, now + _TICK_S)
+        for key, mask in self._selector.select(max(0.0, soonest - now)):
+            if isinstance(key.data, Peer):
+                self._serve(key.data, mask)
+            else:
+                key.data()
+        self._tick(time.monotonic())
+
+    def close(self) -> None:
+        """Close everything; leases stay in the kernel until they lapse."""
+        for peer in list(self._peers.values()):
+            self._cut(peer)
+        self._survey.close()
+        for source in (self._listener, self._log.socket, self._commits.socket):
+            source.close()
+        self._map.close()
+        self._selector.close()
+
+    def _tick(self, now: float) -> None:
+        lapse = self._book.lapse(now)
+        if lapse.addresses:
+            self._tell({"event": "lapsed", "addresses": list(lapse.addresses[:_TOLD_MAX]), "count": len(lapse.addresses)})
+        if lapse.renewals_stopped:
+            devices = sorted({self._caps.device_of(address) for address in lapse.addresses})[:_TOLD_MAX]
+            text = f"renewals have stopped; {len(devices)} device(s) lost their level: {', '.join(devices[:10])}"
+            self._alarm.ring("renewals-stopped", text, devices=devices)
+        if now >= self._told_at:
+            self._flush_told()
+        if now >= self._check_at and not self._survey.running:
+            self._look()
+        if (result := self._survey.result()) is not None:
+            self._judge(result)
+        self._alarm.repeat(now)
+
+    def _look(self) -> None:
+        self._check_at = float("inf")
+        self._book.touched.clear()
+        self._survey.begin()
+
+    # Peers
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # gone already, or no descriptor free: the peer tries again
+            connection, _ = self._listener.accept()
+            _pid, uid, _gid = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != self._peer_uid or len(self._peers) >= _PEERS_MAX:
+                _line(f"<4>wardgate-enforcer: a connection by uid {uid} was refused")
+                connection.close()
+                return
+            connection.setblocking(False)
+            peer = Peer(connection)
+            self._peers[connection.fileno()] = peer
+            self._selector.register(connection, selectors.EVENT_READ, peer)
+
+    def _serve(self, peer: Peer, mask: int) -> None:
+        if peer.socket.fileno() < 0:
+            return  # cut off while others of this round were served
+        if mask & selectors.EVENT_WRITE:
+            self._write(peer)
+        if not mask & selectors.EVENT_READ or peer.closing:
+            return
+        try:
+            data = peer.socket.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._cut(peer)
+            return
+        try:
+            for body in peer.framer.feed(data):
+                self._answer(peer, parse_request(body))
+        except ViolationError as e:
+            _line(f"<4>wardgate-enforcer: a peer broke the protocol: {e}")
+            peer.closing = True
+            self._send(peer, _refusal(str(e), "speak the four verbs; the connection is closed"))
+
+    def _answer(self, peer: Peer, request: Request) -> None:
+        match request:
+            case GrantRequest():
+                self._send(peer, self._grant(request))
+            case DropRequest():
+                self._send(peer, self._drop(request))
+            case DumpRequest():
+                self._dumps.append(peer)
+                if not self._survey.running:
+                    self._look()
+            case WatchRequest():
+                peer.watches = True
+                self._send(peer, {"ok": True, "ringing": self._alarm.reasons(), "held": len(self._book)})
+
+    def _send(self, peer: Peer, value: Event) -> None:
+        peer.out += frame(value)
+        self._write(peer)
+
+    def _write(self, peer: Peer) -> None:
+        try:
+            while peer.out:
+                sent = peer.socket.send(peer.out[: 1 << 20])
+                del peer.out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._cut(peer)
+            return
+        if len(peer.out) > (_WATCH_BACKLOG_MAX if peer.watches else _BACKLOG_MAX) or (peer.closing and not peer.out):
+            self._cut(peer)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.out else 0)
+        if self._selector.get_key(peer.socket).events != events:
+            self._selector.modify(peer.socket, events, peer)
+
+    def _cut(self, peer: Peer) -> None:
+        descriptor = peer.socket.fileno()
+        if descriptor >= 0:
+            self._selector.unregister(peer.socket)
+            peer.socket.close()
+            self._peers.pop(descriptor, None)
+        self._dumps = [other for other in self._dumps if other is not peer]
+
+    def _tell(self, event: Event) -> None:
+        for peer in [peer for peer in self._peers.values() if peer.watches]:
+            self._send(peer, event)
+
+    # The four verbs
+
+    def _grant(self, request: GrantRequest) -> Event:
+        for lease in request.leases:
+            if (wrong := self._caps.refusal(lease.addresses, lease.level)) is not None:
+                return _refusal(wrong, "nothing of this request was granted; look at the confirmed policy")
+        changes = [Change(address, lease.level, lease.ms) for lease in request.leases for address in lease.addresses]
+        try:
+            self._map.apply(changes)
+        except KernelError as e:
+            return _refusal(str(e), "as root: wardgate-policy load")
+        now = time.monotonic()
+        for lease in request.leases:
+            self._book.grant(lease.addresses, lease.level, lease.ms / 1000, now)
+        self._alarm.clear("renewals-stopped", "renewals-resumed", "renewals have resumed")
+        return {"ok": True, "granted": len(changes)}
+
+    def _drop(self, request: DropRequest) -> Event:
+        try:
+            self._map.apply([Change(address, 0) for address in request.addresses])
+        except KernelError as e:
+            return _refusal(str(e), "as root: wardgate-policy load")
+        self._book.drop(request.addresses)
+        return {"ok": True, "dropped": len(request.addresses)}
+
+    # What the kernel tells
+
+    def _hear(self) -> None:
+        for told in self._log.read():
+            key = (told.reason, told.saddr, told.daddr, told.protocol, told.dport)
+            if key in self._told or len(self._told) < _TOLD_MAX:
+                self._told[key] = (told, self._told.get(key, (told, 0))[1] + 1)
+        if self._told:
+            self._told_at = min(self._told_at, time.monotonic() + _TOLD_EVERY_S)
+
+    def _flush_told(self) -> None:
+        told, self._told, self._told_at = self._told, {}, float("inf")
+        for one, count in told.values():
+            event = "seen" if one.reason == "seen" else "denied"
+            devices = [d for d in map(self._caps.device_of, (one.saddr, one.daddr)) if d]
+            self._tell({"event": event, "count": count, "device": devices[0] if devices else "", **one._asdict()})
+
+    def _committed(self) -> None:
+        if any(pid != os.getpid() for pid in self._commits.read()):
+            self._check_at = time.monotonic()
+
+    def _judge(self, result: Event) -> None:
+        """Compare a survey with what we know; a difference must be seen twice, since a confirmation writes its file last."""
+        if not result.get("ok"):
+            self._suspicions = 0
+            self._alarm.ring("tampered", f"the kernel's tables cannot be read: {result.get('error')}", differences=[])
+        leases: dict[str, Any] = result.pop("leases", {})
+        self._adopt(leases, time.monotonic())
+        for peer in self._dumps:
+            self._send(peer, {**result, "leases": leases})
+        self._dumps = []
+        differences = list(result.get("differences", []))
+        differences += [
+            f"lease: {a} holds level {v['level']} that was not granted here" for a, v in leases.items() if self._foreign(a, v)
+        ]
+        if not differences and result.get("ok"):
+            self._suspicions = 0
+            self._alarm.clear("tampered", "restored", "the tables are as confirmed again")
+        elif differences and (self._suspicions or not self._peers):
+            self._alarm.ring("tampered", f"the tables were changed: {differences[0]}", differences=differences[:_TOLD_MAX])
+        elif differences:
+            self._suspicions = 1
+            self._check_at = time.monotonic() + 0.7
+
+    def _adopt(self, leases: dict[str, Any], now: float) -> None:
+        """At start only: what the kernel holds was granted by an earlier life of this process."""
+        if not self._survey.first:
+            return
+        self._book.adopt(
+            {a: (v["level"], v["expires_s"] + 1.0) for a, v in leases.items() if self._caps.refusal((a,), v["level"]) is None}, now
+        )
+        self._map.believe(leases)
+
+    def _foreign(self, address: str, lease: dict[str, Any]) -> bool:
+        """A lease of the listing that we did not grant; one that changed while the listing was read says nothing."""
+        stable = address not in self._book.touched and lease["expires_s"] > 0
+        return bool(stable and self._book.level_of(address) != lease["level"])
+
+
+def _refusal(what: str, remedy: str) -> Event:
+    return {"ok": False, "error": what, "remedy": remedy}
+
+
+def _line(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _listen(path: Path) -> socket.socket:
+    """The socket that systemd passes, or a new one at ``path``. Anybody may connect; the peer's uid decides."""
+    if os.environ.get("LISTEN_FDS") == "1" and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        listener = socket.socket(fileno=3)
+    else:
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(_PEERS_MAX)
+    listener.setblocking(False)
+    return listener
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process. Prints ``ready`` when it can be used; SIGTERM ends it, leases stay."""
+    parser = argparse.ArgumentParser(prog="wardgate-enforcer", description="grants leases to the kernel, drops them, rings")
+    parser.add_argument("--socket", type=Path, required=True, help="where to listen")
+    parser.add_argument("--peer-uid", type=int, required=True, help="the only user that may connect")
+    parser.add_argument("--policy", type=Path, required=True, help="the confirmed document; static.json lies beside it")
+    parser.add_argument("--alarm", type=Path, help="write the alarm's state to this file")
+    parser.add_argument("--console", type=Path, default=Path("/dev/console"), help="where the bell rings")
+    parser.add_argument("--syslog", type=Path, default=Path("/dev/log"), help="the syslog socket")
+    try:
+        enforcer = Enforcer(parser.parse_args(argv))
+    except OSError as e:
+        _line(
+            f"<3>wardgate-enforcer: {e.filename or 'netlink'}: {e.strerror or e}; it needs CAP_NET_ADMIN and its socket's directory"
+        )
+        return 1
+
+    def end(_number: int, _frame: object) -> None:
+        enforcer.ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    enforcer.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    try:
+        enforcer.run()
+    finally:
+        enforcer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
