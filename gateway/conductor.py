@@ -91,6 +91,7 @@ class Conductor:
         self._applied: dict[str, TrustLevel] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[], None]] = []
+        self._carrying = False
         self.alarms: dict[tuple[str, str], Alarm] = {}
         self.disk_ok = True
         self.lost_records = 0
@@ -105,6 +106,12 @@ class Conductor:
         """Call ``listener`` after every decision; returns what ends it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    async def drained(self, patience_s: float = 5.0) -> None:
+        """Wait until everything emitted so far was decided, recorded and carried out; gives up after ``patience_s``."""
+        async with asyncio.timeout(patience_s):
+            while not self._queue.empty() or self._out or self._carrying:  # noqa: ASYNC110 - three conditions, bounded above
+                await asyncio.sleep(0.002)
 
     async def decide(self) -> None:
         """The decision loop. Never waits for a disk."""
@@ -182,6 +189,7 @@ class Conductor:
         while True:
             await self._out_ready.wait()
             self._out_ready.clear()
+            self._carrying = True
             while self._out:
                 group: list[tuple[Instant, Sequence[Effect]]] = []
                 while self._out and len(group) < 256:
@@ -190,6 +198,7 @@ class Conductor:
                 await self._record([(at, e) for at, effects in group for e in effects if isinstance(e, (Record, Alarm))])
                 for at, effects in group:
                     await self._carry_out(at, effects, marks)
+            self._carrying = False
 
     async def _record(self, rows: Sequence[tuple[Instant, Record | Alarm]]) -> None:
         records = [(at, e if isinstance(e, Record) else self._alarm(e)) for at, e in rows]

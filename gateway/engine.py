@@ -41,9 +41,9 @@ from gateway.model.instant import NS_PER_S, Instant
 from gateway.model.level import TrustLevel
 from gateway.model.profile import References
 from gateway.model.timing import Timing
-from gateway.policy.decide import decide, rules_for
+from gateway.policy.decide import decide, profile_digest, rules_for
 from gateway.repair import accept, close_service, countersign, open_service
-from gateway.standing import Challenged, Standing, Veto, policy_id_of
+from gateway.standing import Challenged, Standing, Veto
 from gateway.verifier.appraise import appraise
 
 _MAX_WAKE_S = 60.0
@@ -124,7 +124,7 @@ class Engine:
                 out.append(
                     Record("state", device.id, f"{device.id}: {old.device.state} → {device.state}", (("actor", event.actor),))
                 )
-            s.device, s.profile, s.policy_id = device, profile, policy_id_of(profile)
+            s.device, s.profile, s.policy_id = device, profile, profile_digest(profile)
             s.references = references.get(device.id, References())
             fresh[device.id] = s
             if not s.live:
@@ -268,7 +268,7 @@ class Engine:
             s.level, s.since = level, now
         s.reason = reason
         until = now.plus(self.timing.lease_s)
-        s.decision = decide(s.profile, s.device.state, level, reason, until, s.policy_id)
+        s.decision = decide(s.profile, s.device.state, level, reason, until, s.policy_id, s.id)
         if was is None or level is not before or allowed(was) != allowed(s.decision):
             steps = s.assessment.steps if s.assessment else ()
             body = (("level", int(level)), ("before", int(before)), ("functions", allowed(s.decision)), ("policy", s.policy_id))

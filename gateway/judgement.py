@@ -88,7 +88,7 @@ def revoke(s: Standing, reason: str, now: Instant, out: Out) -> None:
         body = (("level", 0), ("before", int(before)), ("policy", s.policy_id), ("severity", Severity.WARNING.value))
         out.append(Record("decision", s.id, f"{s.id}: level {int(before)} → 0: {reason}", body))
     s.level, s.reason = TrustLevel.NONE, reason
-    s.decision = decide(s.profile, s.device.state, s.level, reason, now, s.policy_id)
+    s.decision = decide(s.profile, s.device.state, s.level, reason, now, s.policy_id, s.id)
     rules = rules_for(s.profile, s.level, s.device.state)
     out.append(Grant(Lease(s.id, s.device.ip_addresses, TrustLevel.NONE, now, rules), revocation=True))
 

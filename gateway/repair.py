@@ -24,8 +24,11 @@ def countersign(s: Standing, actor: str, out: Out) -> None:
         s.adopt(tuple(ReferenceValue(v.target, v.name, v.value, v.provenance, countersigned=True) for v in learned))
         out.append(Adopt(s.id, s.references))
         out.append(Record("countersigned", s.id, f"{s.id}: {actor} confirmed {len(learned)} learned values", (("actor", actor),)))
-        s.held = {m: r for m, r in s.held.items() if r.countersigned}
-        s.asked.clear()
+        confirmed = {v.target for v in learned}
+        for media_type, result in list(s.held.items()):
+            target = s.target(media_type)
+            if target is not None and target.name in confirmed:
+                s.held[media_type] = replace(result, countersigned=True)
 
 
 def open_service(s: Standing, event: OperatorCommand, now: Instant, out: Out) -> None:

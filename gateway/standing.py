@@ -5,10 +5,8 @@ The engine owns these and is the only one to change them. Refuses to know events
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
-from gateway import codec
 from gateway.model.certificate import EvidenceRef
 from gateway.model.decision import Decision
 from gateway.model.device import Device, DeviceState
@@ -184,8 +182,3 @@ class Standing:
     def newest_evidence(self) -> Instant | None:
         """When the newest evidence held was collected."""
         return max((r.collected_at for r in self.held.values()), key=lambda i: i.mono_ns, default=None)
-
-
-def policy_id_of(profile: Profile) -> str:
-    """SHA-256 (hex) over the deterministic CBOR of the profile: names the policy that was applied."""
-    return hashlib.sha256(codec.encode(codec.to_plain(profile))).hexdigest()

@@ -1,0 +1,319 @@
+"""The composition root: builds every adapter, the engine and the drivers, and runs them in one TaskGroup.
+
+The only file that owns a clock and constructs adapters. Refuses to decide anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import drivers
+from gateway import __version__
+from gateway.attester.attester import Attester
+from gateway.attester.tpm import Health, Tpm
+from gateway.bootstrap import load_profiles
+from gateway.certificates import Certificates
+from gateway.conductor import Conductor
+from gateway.config import Config
+from gateway.console import Console, Counters
+from gateway.doors import Doors
+from gateway.driver import Assignment, Driver
+from gateway.enforcer.client import EnforcerClient
+from gateway.enforcer.confirm_client import confirm
+from gateway.engine import Engine
+from gateway.errors import UnavailableError, WardgateError
+from gateway.grants import Grant, Grants
+from gateway.issuer.leaves import Platform
+from gateway.logs import configure
+from gateway.model.device import DeviceState
+from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
+from gateway.model.instant import Instant, TimeQuality
+from gateway.model.observation import Observation
+from gateway.model.profile import References
+from gateway.people import People
+from gateway.store.audit import AuditLog
+from gateway.store.cache import CertificateCache
+from gateway.store.database import Database
+from gateway.store.inventory import Inventory
+from gateway.store.outbox import Outbox
+from gateway.supervisor import Supervisor
+
+_BUILD_UTC_NS = 1_795_478_400_000_000_000  # 2026-11-24: a clock that says less is wrong
+NONCE_SIZE = 32
+log = logging.getLogger("wardgate")
+
+
+class SystemClock:
+    """Boot time from CLOCK_BOOTTIME; wall time with the floor of this build as its only quality until something better is known."""
+
+    def __init__(self) -> None:
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def now(self) -> Instant:
+        """The present."""
+        utc = time.time_ns()
+        quality = TimeQuality.RTC if utc >= _BUILD_UTC_NS else TimeQuality.FLOOR
+        return Instant(self._boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME), max(utc, _BUILD_UTC_NS), quality)
+
+
+class Keeper:
+    """``gateway.conductor.Keeper`` over the inventory."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+
+    async def adopt(self, device_id: str, references: References) -> None:
+        """Keep a device's references."""
+        await self._inventory.save_references(device_id, references)
+
+    async def keep_veto(self, device_id: str, media_type: str, text: str, raised: bool) -> None:
+        """Keep or clear a veto."""
+        if raised:
+            await self._inventory.raise_veto(device_id, media_type, text)
+        else:
+            await self._inventory.clear_veto(device_id, media_type)
+
+    async def keep_state(self, device_id: str, state: DeviceState, service: ServiceWindow | None) -> None:
+        """Keep a device's state."""
+        await self._inventory.keep_state(device_id, state, service)
+
+
+class Readings:
+    """Where drivers put readings: the durable outbox, and the newest for the page."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
+
+    async def put(self, batch: Sequence[Observation]) -> None:
+        """Show a batch, then store it; returns when it is durable."""
+        self.watch(batch)
+        await self._outbox.put(batch)
+
+
+class DriverContext:
+    """``gateway.driver.Context`` for one driver."""
+
+    def __init__(self, app: App, name: str) -> None:
+        self._app = app
+        self.clock = app.clock
+        self.outbox = app.readings
+        self.log = logging.getLogger(f"wardgate.{name}")
+
+    async def emit(self, event: Event) -> None:
+        """To the engine."""
+        await self._app.conductor.emit(event)
+
+    def grant(self, device_id: str) -> Grant:
+        """The device's lease."""
+        return self._app.grants.of(device_id)
+
+    def tls(self, purpose: str) -> ssl.SSLContext:
+        """A client context with the system's anchors; ``purpose`` names the use in errors."""
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if purpose == "uplink" else ssl.TLSVersion.TLSv1_2
+        return context
+
+
+class App:
+    """Everything, built but not yet running."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.clock = config, SystemClock()
+        self.profiles = load_profiles(config)
+        self.database = Database(config.gateway.state / "wardgate.sqlite")
+        self.audit, self.inventory = AuditLog(self.database), Inventory(self.database)
+        self.accounts = People(self.database, self.clock, self.audit)
+        self.accounts.ask_policy = self._confirm
+        self.outbox, self.cache = Outbox(self.database, self.clock), CertificateCache(self.database)
+        self.readings = Readings(self.outbox)
+        self.tpm = Tpm(config.tpm.tcti)
+        self.attester = Attester(self.tpm, config.gateway.state, pcrs=config.tpm.pcrs)
+        self.enforcer = EnforcerClient(config.enforcer.socket)
+        self.grants, self.counters = Grants(), Counters()
+        self.drivers: dict[str, Driver] = {}
+        self.certificates = self._certificates()
+        self.conductor = Conductor(
+            Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
+            certifier=self.certificates, attest=self.attest, draw_nonce=lambda: secrets.token_bytes(NONCE_SIZE),
+        )  # fmt: skip
+        self.console = Console(
+            config, self.clock, self.conductor, self.grants, inventory=self.inventory, accounts=self.accounts, audit=self.audit,
+            profiles=self.profiles, counters=self.counters, confirm=self._confirm, bundle=self.certificates.bundle,
+            reassign=self.assign, ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+        )  # fmt: skip
+        self.readings.watch = self.console.observe
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stopping = asyncio.Event()
+
+    def _certificates(self) -> Certificates:
+        gateway, build = self.config.gateway, f"wardgate {__version__}"
+        return Certificates(
+            self.attester,
+            self.cache,
+            self.counters,
+            build=build,
+            platform=Platform(gateway.id, build, gateway.root_of_measurement),
+            certified=lambda d, n: self.console.certified(d, n),
+            part=self.tell,
+        )
+
+    # --- what parts call ---
+
+    def tell(self, event: Event) -> None:
+        """Emit from where nobody can wait."""
+        task = asyncio.ensure_future(self.conductor.emit(event))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def attest(self, device_id: str, media_type: str, nonce: bytes) -> None:
+        """Ask the device's driver for evidence."""
+        s = self.conductor.engine.standings.get(device_id)
+        driver = self.drivers.get(s.device.bus.value) if s else None
+        if driver is None:
+            await self.conductor.emit(EvidenceFailed(device_id, media_type, "no driver serves it"))
+            return
+        await driver.attest(device_id, media_type, nonce)
+
+    async def assign(self) -> None:
+        """Hand every driver the devices it serves, as the engine knows them now."""
+        await self.conductor.drained()
+        for name, driver in self.drivers.items():
+            mine = [s for s in self.conductor.engine.standings.values() if s.device.bus.value == name and s.live]
+            driver.assign([Assignment(s.device, s.profile, await self.inventory.passkey(s.id)) for s in mine])
+
+    async def _confirm(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await confirm(self.config.policy.socket, request)
+
+    def _tpm_changed(self, health: Health) -> None:
+        self.tell(PartChanged("tpm", up=health.up, detail=health.detail))
+
+    # --- running ---
+
+    async def run(self) -> None:
+        """Open everything, run until ``stopping`` is set, close everything; leases are left to outlive a restart."""
+        damage = await self.database.open()
+        await self.certificates.open()
+        if damage:
+            log.error("%s", damage)
+            self.tell(PartChanged("disk", up=False, detail=damage))
+        self.attester.on_change(self._tpm_changed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._start(group)
+                group.create_task(_stop_when(self.stopping), name="stop")
+        except* _Stopped:
+            pass
+        finally:
+            await self._close()
+
+    async def _start(self, group: asyncio.TaskGroup) -> None:
+        supervisor = Supervisor(group, self._task_told)
+        supervisor.keep("engine", self.conductor.decide)
+        supervisor.keep("record", self.conductor.carry)
+        supervisor.keep("tpm", self.tpm.watch)
+        supervisor.keep("enforcer", self._watch_enforcer)
+        supervisor.keep("feed", self._feed)
+        for name, settings in self.config.drivers.items():
+            self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
+        await self.conductor.emit(PartChanged("disk", up=True, detail="the record is being written"))
+        await self.console.configure()
+        for name, driver in self.drivers.items():
+            supervisor.keep(f"driver-{name}", driver.run)
+        doors = Doors(self.config, self.console, self.accounts, self.attester)
+        await doors.open()
+        group.create_task(doors.until(self.stopping), name="doors")
+        sys.stdout.write(f"ready {self.config.gateway.id} {__version__}\n")
+        sys.stdout.flush()
+        log.info(
+            "%s is running: %d devices, %d profiles",
+            self.config.gateway.name,
+            len(self.conductor.engine.standings),
+            len(self.profiles),
+        )
+
+    async def _task_told(self, name: str, up: bool, detail: str) -> None:
+        if name.startswith("driver-"):
+            await self.conductor.emit(PartChanged(name.removeprefix("driver-"), up=up, detail=detail))
+
+    async def _watch_enforcer(self) -> None:
+        """Say whether the enforcer is there, and what it saw; raises UnavailableError when it goes, to be started again."""
+        try:
+            async for event in self.enforcer.watch():
+                await self._enforcer_says(event)
+        except UnavailableError as e:
+            await self.conductor.emit(PartChanged("enforcer", up=False, detail=str(e)))
+            raise
+
+    async def _enforcer_says(self, event: Mapping[str, Any]) -> None:
+        kind = str(event.get("event", ""))
+        if kind == "watching":
+            await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
+        elif kind == "tampered":
+            await self.conductor.emit(
+                PartChanged("rules", up=False, detail=str(event.get("text", "the kernel's rules were changed")))
+            )
+        elif kind == "denied":
+            text = str(event.get("text") or f"{event.get('source')} → {event.get('destination')} was refused")
+            await self.conductor.emit(Behaviour(self._owner(event), "denied", text, int(event.get("count", 1))))
+
+    def _owner(self, event: Mapping[str, Any]) -> str:
+        ends = (event.get("source"), event.get("destination"))
+        return next((s.id for s in self.conductor.engine.standings.values() if any(a in ends for a in s.device.ip_addresses)), "")
+
+    async def _feed(self) -> None:
+        while True:
+            try:
+                await self.console.refresh_feed()
+            except WardgateError as e:
+                log.debug("feed: %s", e)
+            await asyncio.sleep(0.5)
+
+    async def _close(self) -> None:
+        closers: tuple[Callable[[], Awaitable[None]], ...] = (
+            self.enforcer.close, self.outbox.close, self.audit.close, self.tpm.close, self.database.close,
+        )  # fmt: skip
+        for close in closers:
+            try:
+                await close()
+            except WardgateError as e:
+                log.warning("while closing: %s", e)
+
+
+class _Stopped(Exception):
+    """Not an error: someone asked us to end."""
+
+
+async def _stop_when(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    raise _Stopped
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+async def _serve(config: Config) -> None:
+    app = App(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, app.stopping.set)
+    await app.run()
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until SIGTERM."""
+    configure()
+    asyncio.run(_serve(config))
+    return 0

@@ -1,0 +1,329 @@
+"""What happens without the daemon: first boot, enrolment, checking the record, profiles, break-glass on the console.
+
+Like ``app`` it composes adapters, for one command each. Refuses to run next to nothing: every function says what it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from gateway.config import Config, parse_config, read_config
+from gateway.errors import InputError, InputErrors, RefusedError
+from gateway.model.profile import Profile
+
+T = TypeVar("T")
+Answer = tuple[Any, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What ``init`` was told. ``owner``: uid of the daemon; None: it runs as whoever calls."""
+
+    config: Path
+    state: Path
+    run: Path
+    name: str
+    id: str
+    tcti: str
+    ward: str
+    uplink: str
+    management: str
+    addresses: tuple[str, ...]
+    peers: tuple[str, ...]
+    policy_state: Path
+    owner: int | None
+    port: int
+    profiles: Path
+    extra: Path | None
+    new_claim: bool
+    interactive: bool
+
+
+def initialise(a: Answers) -> Answer:
+    """First boot, or a new claim code. Idempotent: what exists is kept."""
+    if not a.new_claim and a.interactive:
+        a = _ask(a)
+    if not a.new_claim and not a.config.exists():
+        text = _toml(a)
+        parse_config(text, str(a.config))
+        a.config.parent.mkdir(parents=True, exist_ok=True)
+        a.config.write_text(text, encoding="utf-8")
+    config = read_config(a.config)
+    owner = _owner(config, a.owner)
+    for directory, mode in ((config.gateway.state, 0o700), (config.policy.confirmed.parent, 0o755)):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(mode)
+    if owner:
+        os.chown(config.gateway.state, *owner)
+    done: list[str] = []
+    if not a.new_claim:
+        done = _provision(config, owner)
+    claim = asyncio.run(_new_claim(config))
+    _give(config.gateway.state, owner)
+    _note_claim(config, claim)
+    return _told(a, config, claim, done)
+
+
+def _told(a: Answers, config: Config, claim: str, done: Sequence[str]) -> Answer:
+    from gateway.web.label import claim_text
+
+    url = f"https://{config.web.names[0]}:{config.web.port}/"
+    lines = [*done, f"configuration: {a.config}", a.config.read_text(encoding="utf-8")] if not a.new_claim else []
+    lines += [f"claim code: {claim}   (once, within 30 minutes, at {url})", claim_text(url, claim)]
+    return {"config": str(a.config), "claim": claim, "url": url, "changes": list(done)}, lines
+
+
+def _ask(a: Answers) -> Answers:
+    """Ask on the console for what a first boot needs; an empty answer keeps what is in brackets."""
+    from dataclasses import replace
+
+    def ask(question: str, default: str) -> str:
+        sys.stdout.write(f"{question} [{default}]: ")
+        sys.stdout.flush()
+        return sys.stdin.readline().strip() or default
+
+    addresses = ask("this gateway's own addresses, separated by spaces", " ".join(a.addresses)).split()
+    peers = ask("hospital hosts as NAME=ADDRESS, separated by spaces", " ".join(a.peers)).split()
+    name, ward, uplink = (
+        ask("what this gateway is called", a.name),
+        ask("ward interface", a.ward),
+        ask("hospital interface", a.uplink),
+    )
+    return replace(a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers))
+
+
+def _toml(a: Answers) -> str:
+    peers: dict[str, list[str]] = {}
+    for pair in a.peers:
+        name, equals, address = pair.partition("=")
+        if not equals or not name or not address:
+            raise InputError(f"--peer {pair} is not NAME=ADDRESS", "write it as central=10.0.0.5")
+        peers.setdefault(name, []).append(address)
+    q = json.dumps
+    extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\nlisten_port = 15502\n"
+    measured = "uefi" if a.tcti.startswith("swtpm") or Path("/sys/firmware/efi").exists() else "none"
+    return "\n".join(
+        (
+            "# Written by `wardgate init`; every setting is described in gateway/config.py.",
+            f"[gateway]\nid = {q(a.id)}\nname = {q(a.name)}\nstate = {q(str(a.state))}\nrun = {q(str(a.run))}",
+            f"root_of_measurement = {q(measured)}",
+            f"[network]\nward = {q(a.ward)}\nuplink = {q(a.uplink)}\nmanagement = {q(a.management)}",
+            f"addresses = {q(list(a.addresses))}",
+            f"[web]\nport = {a.port}",
+            f"[tpm]\ntcti = {q(a.tcti)}",
+            f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
+            f"socket = {q(str(a.run / 'policy.sock'))}",
+            f"[enforcer]\nsocket = {q(str(a.run / 'enforcer.sock'))}\nalarm = {q(str(_alarm(a)))}",
+            "[peers]",
+            *(f"{name} = {q(addresses)}" for name, addresses in peers.items()),
+            extra,
+        )
+    )
+
+
+def _alarm(a: Answers) -> Path:
+    """Where the enforcer leaves its alarm: its own directory, beside the others when they are not the system's."""
+    if a.policy_state == Path("/var/lib/wardgate-policy"):
+        return Path("/run/wardgate-enforcer/alarm.json")
+    return a.policy_state.parent / "alarm" / "alarm.json"
+
+
+def _owner(config: Config, uid: int | None) -> tuple[int, int] | None:
+    if uid is not None:
+        return uid, uid
+    if os.geteuid() != 0 or not config.gateway.state.exists():
+        return None
+    import pwd
+
+    try:
+        entry = pwd.getpwnam("wardgate")
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _provision(config: Config, owner: tuple[int, int] | None) -> list[str]:
+    from gateway.attester.attester import provision
+    from gateway.attester.tpm import Tpm
+
+    async def work() -> list[str]:
+        tpm = Tpm(config.tpm.tcti)
+        try:
+            made = await provision(tpm, config.gateway.state, config.gateway.id, owner=owner)
+        finally:
+            await tpm.close()
+        escrow = (
+            [f"move {made.lockout_file} into escrow: it ends a TPM lockout, and nothing else does"] if made.lockout_file else []
+        )
+        return [*made.changes, *escrow]
+
+    return asyncio.run(work())
+
+
+def _give(directory: Path, owner: tuple[int, int] | None) -> None:
+    """What root wrote belongs to the daemon, but the lockout authorisation, which is root's."""
+    if owner:
+        for path in directory.iterdir():
+            if path.name != "tpm-lockout-authorisation":
+                os.chown(path, *owner)
+
+
+async def _with_store(config: Config, work: Callable[[Any], Awaitable[T]]) -> T:
+    from gateway.store.database import Database
+
+    database = Database(config.gateway.state / "wardgate.sqlite")
+    await database.open()
+    try:
+        return await work(database)
+    finally:
+        await database.close()
+
+
+async def _new_claim(config: Config) -> str:
+    from gateway.app import SystemClock
+    from gateway.store.accounts import Accounts
+    from gateway.store.audit import AuditLog
+
+    async def work(database: Any) -> str:
+        audit = AuditLog(database)
+        accounts = Accounts(database, SystemClock(), audit)
+        try:
+            return await accounts.new_claim()
+        finally:
+            accounts.close()
+            await audit.close()
+
+    return await _with_store(config, work)
+
+
+def _note_claim(config: Config, claim: str) -> None:
+    """Root's own loader keeps a hash of the code: with it the first operator's credential is made."""
+    if os.geteuid() == 0:
+        from gateway.enforcer.credentials import Operators
+
+        Operators(config.policy.confirmed.parent).write_claim(claim)
+
+
+def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None) -> Answer:
+    """Credential activation, over HTTPS or by two files."""
+    from gateway.attester import enrol as wire
+    from gateway.attester.attester import Attester
+    from gateway.attester.tpm import Tpm
+
+    given = response.read_bytes() if response else b""
+
+    async def work() -> Answer:
+        tpm = Tpm(config.tpm.tcti)
+        try:
+            attester = Attester(tpm, config.gateway.state, pcrs=config.tpm.pcrs)
+            asked = attester.make_request()
+            if request:
+                return asked.to_json(), [f"give {request} to the CA, then: wardgate enrol --response FILE"]
+            answer = wire.Answer.from_json(wire.parse(given)) if response else await asyncio.to_thread(wire.ask, str(ca), asked)
+            done = await attester.accept_answer(answer)
+        finally:
+            await tpm.close()
+        words = f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"
+        return {"subject": done.subject, "issuer": done.issuer, "not_after": done.not_after.isoformat()}, [words]
+
+    document, lines = asyncio.run(work())
+    if request:
+        request.write_text(json.dumps(document), encoding="utf-8")
+    return document, lines
+
+
+def verify_audit(config: Config) -> Answer:
+    """Walk the hash chain; raises EvidenceError naming the first broken line."""
+    from gateway.store.audit import AuditLog
+
+    async def work(database: Any) -> Any:
+        audit = AuditLog(database)
+        try:
+            return await audit.verify()
+        finally:
+            await audit.close()
+
+    head = asyncio.run(_with_store(config, work))
+    text = f"the audit log holds: {head.sequence} lines, each bound to the one before; the last is {head.digest.hex()}"
+    return {"ok": True, "lines": head.sequence, "head": head.digest.hex()}, [text]
+
+
+def export_audit(config: Config, out: TextIO) -> None:
+    """The whole log as JSON lines."""
+    from gateway.store.audit import AuditLog
+
+    async def work(database: Any) -> None:
+        audit = AuditLog(database)
+        async for line in audit.export():
+            out.write(line.rstrip("\n") + "\n")
+        await audit.close()
+
+    asyncio.run(_with_store(config, work))
+
+
+def load_profiles(config: Config) -> dict[str, Profile]:
+    """Every profile of the configuration's folder, by id. Raises InputErrors with every file's mistakes."""
+    from gateway.policy.profile import parse_profile
+
+    profiles: dict[str, Profile] = {}
+    problems: list[tuple[str, str]] = []
+    for path in sorted(config.policy.profiles.glob("*.toml")):
+        try:
+            profile = parse_profile(_toml_of(path), config.peers)
+            profiles[profile.id] = profile
+        except InputErrors as e:
+            problems += [(f"{path.name}: {where}", what) for where, what in e.problems]
+        except InputError as e:
+            problems.append((path.name, e.what))
+    if problems:
+        raise InputErrors(str(config.policy.profiles), tuple(problems))
+    return profiles
+
+
+def _toml_of(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise InputError(f"{path} is no TOML file ({e})", "mend it") from None
+
+
+def check_profiles(files: Sequence[Path], config_path: Path) -> Answer:
+    """Check profile files; peers come from the configuration when there is one."""
+    from gateway.policy.profile import parse_profile
+
+    peers = read_config(config_path).peers if config_path.exists() else {}
+    found = [parse_profile(_toml_of(f), peers) for f in files]
+    return [p.id for p in found], [
+        f"{f}: {p.name}: {len(p.functions)} functions, {len(p.targets)} targets" for f, p in zip(files, found, strict=True)
+    ]
+
+
+def failures(config: Config) -> Answer:
+    """The failure table of every profile."""
+    from gateway.policy.failures import failure_table
+
+    document, lines = [], []
+    for profile in load_profiles(config).values():
+        for row in failure_table(profile):
+            document.append({"profile": profile.id, **asdict(row)})
+            lines.append("  ".join(str(v) for v in (profile.id, *asdict(row).values())))
+    return document, lines
+
+
+def break_glass(config: Config, device: str, function: str, reason: str, minutes: int) -> Answer:
+    """Root on the console opens one function's flows; needs no daemon."""
+    from gateway.enforcer.confirm_client import confirm_sync
+
+    if os.geteuid() != 0:
+        raise RefusedError("break-glass without the daemon is for root on the console", "use the page, or sudo")
+    body = {"do": "break-glass", "device": device, "function": function, "minutes": minutes, "reason": reason}
+    answer = confirm_sync(config.policy.socket, body)
+    return answer, [f"{device} {function} is open for {minutes} min: {reason}; written to the record"]

@@ -1,0 +1,420 @@
+"""The ``wardgate`` command: thin, one function a subcommand, each importing what it needs when it is called.
+
+Errors go to stderr as ``wardgate: <what is wrong>; <what to do>``, never as a traceback. Exit 2: usage or bad input;
+1: it failed; otherwise as each subcommand says. Refuses to know how anything is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import Fault, WardgateError
+
+DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
+Command = Callable[[argparse.Namespace], int]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse and carry out one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options)
+    except WardgateError as e:
+        sys.stderr.write(f"wardgate: {e}\n")
+        return 2 if e.fault is Fault.INPUT else 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("wardgate: interrupted; run it again\n")
+        return 1
+    except PermissionError as e:
+        sys.stderr.write(f"wardgate: {e.filename or 'a file'} may not be used; run it as root or as the wardgate user\n")
+        return 1
+    except OSError as e:
+        sys.stderr.write(f"wardgate: {e.strerror or e} ({e.filename or 'no file'}); see `wardgate check`\n")
+        return 1
+
+
+def _say(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> None:
+    """One JSON document, or lines for a person."""
+    text = json.dumps(document, indent=2, default=str) if options.json else "\n".join(lines)
+    sys.stdout.write(text + "\n")
+
+
+# --- without the daemon ---
+
+
+def _init(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import Answers, initialise
+
+    answers = Answers(
+        config=o.config, state=o.state, run=o.run, name=o.name, id=o.id, tcti=o.tcti, ward=o.ward, uplink=o.uplink,
+        management=o.management, addresses=tuple(o.address), peers=tuple(o.peer), policy_state=o.policy_state, owner=o.owner,
+        port=o.port, profiles=o.profiles, extra=o.extra, new_claim=o.new_claim, interactive=not o.json and sys.stdin.isatty(),
+    )  # fmt: skip
+    document, lines = initialise(answers)
+    _say(o, document, lines)
+    return 0
+
+
+def _enrol(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import enrol
+    from gateway.config import read_config
+
+    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response)
+    _say(o, document, lines)
+    return 0
+
+
+def _check(o: argparse.Namespace) -> int:
+    from gateway.check import run_checks
+    from gateway.config import read_config
+
+    rows = run_checks(read_config(o.config))
+    _say(
+        o,
+        [{"name": r.name, "ok": r.ok, "text": r.text, "remedy": r.remedy} for r in rows],
+        [f"{'ok  ' if r.ok else 'no  '} {r.name:12s} {r.text}" + ("" if r.ok else f"\n     {'':12s} → {r.remedy}") for r in rows],
+    )
+    return 0 if all(r.ok for r in rows) else 1
+
+
+def _run(o: argparse.Namespace) -> int:
+    from gateway.app import serve
+    from gateway.config import read_config
+
+    return serve(read_config(o.config))
+
+
+def _verify(o: argparse.Namespace) -> int:
+    from gateway.relying import as_json, report, verify_bundle
+
+    at = _time(o.at)
+    verified = verify_bundle(_read(o.file), _read(o.anchor), at, nonce=_hex(o.nonce) if o.nonce else None, min_seq=o.min_seq)
+    _say(o, as_json(verified), report(verified))
+    return 0
+
+
+def _appraise(o: argparse.Namespace) -> int:
+    from gateway.appraise_file import appraise_file
+
+    document, lines, code = appraise_file(
+        _read(o.file), o.type, _read(o.profile), _read(o.key) if o.key else b"", _hex(o.nonce) if o.nonce else b"", _time(o.at)
+    )
+    _say(o, document, lines)
+    return code
+
+
+def _audit_verify(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import verify_audit
+    from gateway.config import read_config
+
+    document, lines = verify_audit(read_config(o.config))
+    _say(o, document, lines)
+    return 0
+
+
+def _audit_export(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import export_audit
+    from gateway.config import read_config
+
+    export_audit(read_config(o.config), sys.stdout)
+    return 0
+
+
+def _policy_check(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import check_profiles
+
+    document, lines = check_profiles([Path(f) for f in o.files], o.config)
+    _say(o, document, lines)
+    return 0
+
+
+def _policy_failures(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import failures
+    from gateway.config import read_config
+
+    document, lines = failures(read_config(o.config))
+    _say(o, document, lines)
+    return 0
+
+
+# --- through the daemon ---
+
+
+def _control(o: argparse.Namespace) -> Any:
+    from gateway.config import read_config
+    from gateway.control import Control
+
+    return Control(read_config(o.config))
+
+
+def _status(o: argparse.Namespace) -> int:
+    from gateway.status import summarise
+
+    document, lines, code = summarise(_control(o), offline=o.offline, ports=o.ports)
+    _say(o, document, lines)
+    return code
+
+
+def _device_list(o: argparse.Namespace) -> int:
+    devices = _control(o).view()["devices"]
+    _say(o, devices, [f"{d['id']:16s} level {d['level']}  {d['state']:10s} {d['name']} — {d['reason']}" for d in devices])
+    return 0
+
+
+def _device_show(o: argparse.Namespace) -> int:
+    device = _control(o).device(o.id)
+    functions = [
+        f"  {'●' if f['allowed'] else '○'} {f['name']:14s} needs {f['required']}, on loss {f['on_loss']}: {f['reason']}"
+        for f in device["functions"]
+    ]
+    head = [
+        f"{device['id']}: {device['name']} ({device['bus']}, {device['address']})",
+        f"  {device['state']}, level {device['level']}: {device['reason']}",
+    ]
+    _say(o, device, [*head, *functions, *(f"  would be cut: {w}" for w in device["would_cut"])])
+    return 0
+
+
+def _device_command(verb: str) -> Command:
+    def command(o: argparse.Namespace) -> int:
+        arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
+        _say(o, outcome, [outcome["text"]])
+        return 0 if outcome["ok"] else 1
+
+    return command
+
+
+def _device_add(o: argparse.Namespace) -> int:
+    arguments = {
+        "name": o.name or o.id, "bus": o.bus, "profile": o.profile, "address": o.address, "port": o.port or "", "mac": o.mac or "",
+        "addresses": ",".join(o.ip or ([o.address] if o.bus != "ble" else [])), "passkey": o.passkey or "",
+        "endorsement": _read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
+    }  # fmt: skip
+    outcome = _control(o).command("add", o.id, arguments, user=o.user, password=_password(o))
+    _say(o, outcome, [outcome["text"]])
+    return 0 if outcome["ok"] else 1
+
+
+def _user_add(o: argparse.Namespace) -> int:
+    from gateway.config import read_config
+    from gateway.enforcer.confirm_client import confirm_sync
+
+    control, password = _control(o), _password_of(o.name, o.password_file)
+    answer = control.ask("POST", "/api/v1/users", {"name": o.name, "password": password, "role": o.role})
+    if os.geteuid() == 0 and o.role in ("biomed", "admin"):
+        request = {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role}
+        confirm_sync(read_config(o.config).policy.socket, request)
+    _say(o, answer, [f"{o.name} is {o.role}"])
+    return 0
+
+
+def _claim(o: argparse.Namespace) -> int:
+    body = {"code": o.code, "user": o.user, "password": _password_of(o.user, o.password_file)}
+    answer = _control(o).ask("POST", "/api/v1/claim", body)
+    _say(o, answer, [f"{o.user} is admin"])
+    return 0
+
+
+def _explain(o: argparse.Namespace) -> int:
+    document = _control(o).explain(o.device, o.function)
+    lines = [f"{document['device']}: level {document['level']} ({document['state']}): {document['reason']}"]
+    lines += [f"  {s}" for s in document["steps"]] + [f"  veto: {v}" for v in document["vetoes"]]
+    lines += [
+        f"  {f['name']}: {'allowed' if f['allowed'] else 'not allowed'}, needs level {f['required']}: {f['reason']}"
+        for f in document["functions"]
+    ]
+    _say(o, document, [*lines, f"  policy {document['policy']}"])
+    return 0
+
+
+def _break_glass(o: argparse.Namespace) -> int:
+    from gateway.bootstrap import break_glass
+    from gateway.config import read_config
+
+    if os.geteuid() == 0:
+        document, lines = break_glass(read_config(o.config), o.device, o.function, o.reason, o.minutes)
+        _say(o, document, lines)
+        return 0
+    o.id = o.device
+    return _device_command("break-glass")(o)
+
+
+# --- small things ---
+
+
+def _read(path: str | Path) -> bytes:
+    from gateway.errors import InputError
+
+    try:
+        with Path(path).open("rb") as f:
+            return f.read(4 * 1024 * 1024)
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror})", "check the path") from None
+
+
+def _hex(text: str) -> bytes:
+    from gateway.errors import InputError
+
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not hexadecimal", "give an even number of hex digits") from None
+
+
+def _time(text: str | None) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time, or now."""
+    import time
+    from datetime import UTC, datetime
+
+    from gateway.errors import InputError
+
+    if text is None:
+        return time.time_ns()
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no ISO 8601 time", "write it as 2027-01-31T12:00:00Z") from None
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000_000)
+
+
+def _password(o: argparse.Namespace) -> str:
+    return _password_of(o.user, o.password_file) if o.user else ""
+
+
+def _password_of(user: str, file: Path | None) -> str:
+    if file:
+        return _read(file).decode().rstrip("\n")
+    import getpass
+
+    return getpass.getpass(f"password of {user}: ")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout")
+    common.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=f"default {DEFAULT_CONFIG}")
+    parser = argparse.ArgumentParser(prog="wardgate", description=__doc__.splitlines()[0] if __doc__ else "", parents=[common])
+    parser.set_defaults(json=False, config=DEFAULT_CONFIG)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: Command, text: str, within: Any = commands) -> argparse.ArgumentParser:
+        p: argparse.ArgumentParser = within.add_parser(name, help=text, description=text, parents=[common])
+        p.set_defaults(command=function)
+        return p
+
+    _offline_commands(add)
+    _daemon_commands(add, commands, common)
+    return parser
+
+
+def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    p = add("init", _init, "first boot: keys, identity, wardgate.toml, a claim code")
+    p.add_argument("--new-claim", action="store_true", help="a new claim code after a lost password; nothing else changes")
+    p.add_argument("--state", type=Path, default=Path("/var/lib/wardgate"))
+    p.add_argument("--policy-state", type=Path, default=Path("/var/lib/wardgate-policy"))
+    p.add_argument("--run", type=Path, default=Path("/run/wardgate"))
+    p.add_argument("--profiles", type=Path, default=Path("/etc/wardgate/profiles"))
+    p.add_argument("--name", default="Wardgate")
+    p.add_argument("--id", default="gateway")
+    p.add_argument("--tcti", default="device:/dev/tpmrm0")
+    p.add_argument("--ward", default="ward0")
+    p.add_argument("--uplink", default="hosp0")
+    p.add_argument("--management", default="mgmt0")
+    p.add_argument("--port", type=int, default=8443)
+    p.add_argument("--address", action="append", default=[], help="this gateway's own address; repeat for IPv6")
+    p.add_argument("--peer", action="append", default=[], metavar="NAME=ADDRESS", help="a hospital host that profiles name; repeat")
+    p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
+    p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
+    p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
+    way = p.add_mutually_exclusive_group(required=True)
+    way.add_argument("--ca", metavar="URL")
+    way.add_argument("--request", type=Path, metavar="FILE")
+    way.add_argument("--response", type=Path, metavar="FILE")
+    add("check", _check, "everything that must be right, each ok or what to do")
+    add("run", _run, "the daemon")
+    p = add("verify", _verify, "check a conformity certificate bundle, offline, on any machine")
+    p.add_argument("file")
+    p.add_argument("--anchor", required=True, help="the CA certificate (PEM) that you trust")
+    p.add_argument("--nonce", metavar="HEX")
+    p.add_argument("--at", metavar="TIME", help="ISO 8601; default now")
+    p.add_argument("--min-seq", type=int, metavar="N")
+    p = add("appraise", _appraise, "evidence in, EAR claims out")
+    p.add_argument("file")
+    p.add_argument("--type", required=True, metavar="MEDIATYPE")
+    p.add_argument("--profile", required=True, metavar="PROFILE.toml")
+    p.add_argument("--key", metavar="FILE")
+    p.add_argument("--nonce", metavar="HEX")
+    p.add_argument("--at", metavar="TIME")
+
+
+def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any, common: argparse.ArgumentParser) -> None:
+    def person(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--user", help="act as this named person (asks for the password)")
+        p.add_argument("--password-file", type=Path)
+
+    p = add("status", _status, "the gateway and its devices")
+    p.add_argument("--offline", action="store_true", help="the offline budget")
+    p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
+    devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
+    add("list", _device_list, "all devices", devices)
+    add("show", _device_show, "one device", devices).add_argument("id")
+    p = add("add", _device_add, "propose a device; it gets nothing until it is accepted", devices)
+    p.add_argument("id")
+    p.add_argument("--bus", required=True, choices=("ble", "modbus", "hl7"))
+    p.add_argument("--profile", required=True)
+    p.add_argument("--address", required=True, help="BLE address, or the IP address it keeps")
+    p.add_argument("--name")
+    p.add_argument("--port", help="the gateway's port it is plugged into")
+    p.add_argument("--mac")
+    p.add_argument("--ip", action="append", help="all its IP addresses; default --address")
+    p.add_argument("--passkey", help="printed on a wearable's label")
+    p.add_argument("--endorsement", help="the maker's endorsement (JSON): key, identity, measurements")
+    person(p)
+    for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
+        p = add(verb, _device_command(verb), f"{verb} a device", devices)
+        p.add_argument("id")
+        person(p)
+    p = add(
+        "service",
+        _device_command("service"),
+        "a repair begins: monitoring stays, the difference is accepted by a second person",
+        devices,
+    )
+    p.add_argument("id")
+    p.add_argument("--minutes", type=float, required=True)
+    p.add_argument("--reason", required=True)
+    person(p)
+    p = add("explain", _explain, "how the level came about, step by step")
+    p.add_argument("device")
+    p.add_argument("function", nargs="?")
+    p = add("break-glass", _break_glass, "open one function's flows for a limited time; as root it needs no daemon")
+    p.add_argument("device")
+    p.add_argument("function")
+    p.add_argument("--reason", required=True)
+    p.add_argument("--minutes", type=int, required=True)
+    person(p)
+    users = commands.add_parser("user", help="named people", parents=[common]).add_subparsers(required=True)
+    p = add("add", _user_add, "a new user with a role", users)
+    p.add_argument("name")
+    p.add_argument("--role", required=True, choices=("viewer", "clinical", "biomed", "admin"))
+    p.add_argument("--password-file", type=Path)
+    p = add("claim", _claim, "the first admin, with the claim code; the page does the same")
+    p.add_argument("code")
+    p.add_argument("--user", default="admin")
+    p.add_argument("--password-file", type=Path)
+    audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
+    add("verify", _audit_verify, "check the hash chain of the audit log", audit)
+    add("export", _audit_export, "the audit log as JSON lines", audit)
+    policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
+    add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
+    add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)

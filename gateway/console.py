@@ -1,0 +1,365 @@
+"""What people may see and ask of the running gateway: the picture, and commands with their roles and confirmations.
+
+A change of what may pass is confirmed by root's wardgate-policy, which checks the operator's credential itself; this
+module only prepares it. Refuses to know HTML and HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from gateway import __version__
+from gateway.clock import Clock
+from gateway.conductor import Conductor
+from gateway.config import Config
+from gateway.errors import InputError, RefusedError
+from gateway.grants import Grants
+from gateway.model.device import Binding, Bus, Device, DeviceState, next_state
+from gateway.model.event import Configured, OperatorCommand
+from gateway.model.evidence import EvidenceClass
+from gateway.model.instant import TimeQuality
+from gateway.model.observation import Observation, Reading
+from gateway.model.profile import Profile, Provenance, References, ReferenceValue, TrustAnchor
+from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
+from gateway.picture import device_view, explain, proposed_view
+from gateway.policy.compile import compile_document, document_id
+from gateway.policy.difference import difference
+from gateway.ports import AccountsPort, AuditPort
+
+_OPERATORS = ("biomed", "admin")
+_CARE = ("clinical", "biomed", "admin")
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
+    "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
+}  # fmt: skip
+_POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
+_READINGS = 4  # newest per device in the picture
+
+
+class InventoryPort(Protocol):
+    """What the console needs of the inventory."""
+
+    async def save_device(self, device: Device, passkey: int | None = None) -> None: ...
+    async def devices(self) -> Sequence[Device]: ...
+    async def references(self) -> Sequence[tuple[str, References]]: ...
+    async def save_references(self, device_id: str, references: References) -> None: ...
+    async def standing_vetoes(self) -> Sequence[tuple[str, str, str]]: ...
+    async def services(self) -> Sequence[Any]: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the demo and the page count."""
+
+    certificates: int = 0
+    quotes: int = 0
+    observations_in: int = 0
+    sequence: int = 0
+
+
+class Console:
+    """``gateway.ports.ConsolePort`` over the live engine."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        conductor: Conductor,
+        grants: Grants,
+        *,
+        inventory: InventoryPort,
+        accounts: AccountsPort,
+        audit: AuditPort,
+        profiles: Mapping[str, Profile],
+        counters: Counters,
+        confirm: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+        bundle: Callable[[str], Awaitable[bytes]],
+        reassign: Callable[[], Awaitable[None]],
+        ak_sha256: Callable[[], str],
+    ) -> None:
+        self._config, self._clock, self._conductor, self._grants = config, clock, conductor, grants
+        self._inventory, self._accounts, self._audit = inventory, accounts, audit
+        self._profiles, self.counters = profiles, counters
+        self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
+        self._started = clock.now()
+        self._readings: dict[str, deque[Reading]] = {}
+        self._feed: tuple[EventView, ...] = ()
+        self._sequences: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+
+    # --- seeing ---
+
+    def view(self) -> WardView:
+        """The picture now."""
+        now = self._clock.now()
+        engine = self._conductor.engine
+        devices: list[DeviceView] = []
+        for s in engine.standings.values():
+            if s.device.state is DeviceState.RETIRED:
+                continue
+            lease = self._grants.of(s.id).current(now)
+            readings = tuple(self._readings.get(s.id, ()))
+            devices.append(device_view(s, now, lease.until if lease.level else None, readings, self._sequences.get(s.id)))
+        known = {d.address for d in devices}
+        devices += [proposed_view(p, now) for a, p in engine.proposed.items() if a not in known]
+        return WardView(now.mono_ns // 1_000_000, self._gateway(devices), tuple(devices), self._feed)
+
+    def _gateway(self, devices: Sequence[DeviceView]) -> GatewayView:
+        now, g = self._clock.now(), self._config.gateway
+        parts = tuple(
+            PartView(n, ok, detail or ("well" if ok else "gone"))
+            for n, (ok, detail) in sorted(self._conductor.engine.parts.items())
+        )
+        observing = any(d.state in ("observing", "proposed") for d in devices) or not devices
+        return GatewayView(
+            id=g.id, name=g.name, version=__version__, mode="observing" if observing else "enforcing", parts=parts,
+            sequence=self.counters.sequence, certificates=self.counters.certificates, quotes=self.counters.quotes,
+            uptime_ms=(now.mono_ns - self._started.mono_ns) // 1_000_000, time_utc=now.utc().isoformat(timespec="seconds"),
+            time_quality=TimeQuality(now.quality).name.lower(), ak_sha256=self._ak_sha256(),
+        )  # fmt: skip
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` after every decision."""
+        return self._conductor.listen(listener)
+
+    def observe(self, batch: Sequence[Observation]) -> None:
+        """Keep the newest readings of each quantity for the picture."""
+        for o in batch:
+            kept = self._readings.setdefault(o.device_id, deque(maxlen=_READINGS))
+            for old in [r for r in kept if r.quantity == o.quantity]:
+                kept.remove(old)
+            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at))
+        self.counters.observations_in += len(batch)
+
+    def certified(self, device_id: str, sequence: int) -> None:
+        """A bundle is complete: its sequence is shown."""
+        self._sequences[device_id] = sequence
+
+    async def refresh_feed(self) -> None:
+        """Read the newest lines of the audit log for the picture."""
+        self._feed = tuple(await self._audit.tail(30))
+
+    async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
+        """The event feed, newest first."""
+        return await self._audit.tail(limit, before)
+
+    async def bundle(self, device_id: str) -> bytes:
+        """The newest complete bundle."""
+        return await self._bundle(device_id)
+
+    async def explain(self, device_id: str, function: str | None) -> dict[str, object]:
+        """How a level came about."""
+        s = self._conductor.engine.standings.get(device_id)
+        if s is None:
+            raise InputError(f"there is no device {device_id!r}", "see `wardgate device list`")
+        if function is not None and function not in {f.name for f in s.profile.functions}:
+            raise InputError(
+                f"{device_id} has no function {function!r}", f"one of: {', '.join(f.name for f in s.profile.functions)}"
+            )
+        return explain(s, function, self._clock.now())
+
+    # --- commanding ---
+
+    async def command(self, command: OperatorCommand) -> Outcome:
+        """Check the role, confirm what needs confirming, then let the engine decide."""
+        command = await self._as_person(command)
+        allowed = ROLES.get(command.verb)
+        if allowed is None:
+            raise InputError(f"there is no command {command.verb!r}", f"one of: {', '.join(sorted(ROLES))}")
+        if command.role not in allowed:
+            raise RefusedError(
+                f"{command.actor} ({command.role}) may not {command.verb}", f"ask someone who is {' or '.join(allowed)}"
+            )
+        async with self._lock:
+            await self._conductor.drained()
+            if command.verb == "add":
+                return await self._add(command)
+            if command.verb == "break-glass":
+                return await self._break_glass(command)
+            device = await self._device(command.device_id)
+            if command.verb in _POLICY_VERBS and not (command.verb == "accept" and device.state is DeviceState.SERVICE):
+                return await self._change_state(command, device)
+            return await self._within_state(command, device)
+
+    async def _as_person(self, command: OperatorCommand) -> OperatorCommand:
+        name = command.argument("as")
+        if not name:
+            return command
+        if command.role != "admin":
+            raise RefusedError("only the console may act for a named person", "log in as that person")
+        user: User = await self._accounts.login(name, command.secret, "console")
+        kept = tuple((k, v) for k, v in command.arguments if k != "as")
+        return replace(command, actor=user.name, role=user.role, arguments=kept)
+
+    async def _device(self, device_id: str) -> Device:
+        for d in await self._inventory.devices():
+            if d.id == device_id:
+                return d
+        raise InputError(f"there is no device {device_id!r}", "see `wardgate device list`")
+
+    async def _change_state(self, command: OperatorCommand, device: Device) -> Outcome:
+        changed = replace(device, state=_next(device, command.verb))
+        devices = [changed if d.id == device.id else d for d in await self._inventory.devices()]
+        document = self.compile(devices)
+        if command.argument("prepare"):
+            text = (
+                f"{command.verb} {device.id}: {'; '.join(difference(self._confirmed(), document)) or 'no change of what may pass'}"
+            )
+            return Outcome(
+                True, text, (("document", json.dumps(document)), ("difference", difference(self._confirmed(), document)))
+            )
+        await self._confirmed_by(command, document)
+        await self._inventory.save_device(changed)
+        await self._conductor.emit(replace(command, secret=""))
+        await self.configure(command.actor, adopt_first=command.verb == "enforce")
+        return Outcome(True, f"{device.id} is now {changed.state}", (("state", changed.state.value),))
+
+    async def _within_state(self, command: OperatorCommand, device: Device) -> Outcome:
+        if command.argument("prepare"):
+            return Outcome(True, "nothing to confirm")
+        if command.verb in ("service", "accept", "undo"):
+            _next(device, command.verb)
+        if command.verb == "service":
+            self._check_service(command)
+        if command.verb == "accept":
+            self._second_person(command, device)
+        await self._conductor.emit(replace(command, secret=""))
+        return Outcome(True, f"{command.verb} {device.id}: done")
+
+    @staticmethod
+    def _check_service(command: OperatorCommand) -> None:
+        try:
+            minutes = float(command.argument("minutes"))
+        except ValueError:
+            minutes = 0.0
+        if not 0.05 <= minutes <= 480:
+            raise InputError("service mode lasts 0.05 to 480 minutes", "give --minutes")
+        if not 3 <= len(command.argument("reason")) <= 200:
+            raise InputError("service mode needs a reason of 3 to 200 characters", "give --reason")
+
+    def _second_person(self, command: OperatorCommand, device: Device) -> None:
+        s = self._conductor.engine.standings.get(device.id)
+        if s and s.service and s.service.actor == command.actor:
+            raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
+
+    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> None:
+        """Root's loader has this document already, or takes it on the operator's own credential."""
+        if document_id(document) == document_id(self._confirmed()):
+            return
+        if not command.secret:
+            raise RefusedError("this changes what may pass, so it is confirmed with your password", "give your password")
+        await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+
+    async def _break_glass(self, command: OperatorCommand) -> Outcome:
+        device = await self._device(command.device_id)
+        minutes, reason = int(float(command.argument("minutes", "0"))), command.argument("reason")
+        body = {
+            "do": "break-glass", "user": command.actor, "password": command.secret, "device": device.id,
+            "function": command.argument("function"), "minutes": minutes, "reason": reason,
+        }  # fmt: skip
+        await self._confirm(body)
+        await self._conductor.emit(replace(command, secret=""))
+        return Outcome(True, f"{device.id} {command.argument('function')} is open for {command.argument('minutes')} min")
+
+    async def _add(self, command: OperatorCommand) -> Outcome:
+        a = dict(command.arguments)
+        if any(d.id == command.device_id for d in await self._inventory.devices()):
+            raise InputError(f"there is a device {command.device_id!r} already", "choose another id, or remove that one")
+        if a.get("profile") not in self._profiles:
+            raise InputError(
+                f"there is no profile {a.get('profile')!r}", f"one of: {', '.join(sorted(self._profiles)) or 'none loaded'}"
+            )
+        if a.get("prepare"):
+            return Outcome(True, "nothing to confirm")
+        device, passkey, references = _new_device(command.device_id, a, self._profiles[a["profile"]])
+        await self._inventory.save_device(device, passkey)
+        await self._inventory.save_references(device.id, references)
+        await self._conductor.emit(
+            replace(command, secret="", arguments=tuple((k, v) for k, v in command.arguments if k != "passkey"))
+        )
+        await self.configure(command.actor)
+        return Outcome(True, f"{device.id} is proposed; `wardgate device accept {device.id}` lets it be observed")
+
+    # --- configuration ---
+
+    def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
+        """The policy document for these devices."""
+        kept = [d for d in devices if d.state is not DeviceState.RETIRED]
+        return compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
+
+    def _confirmed(self) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = json.loads(self._config.policy.confirmed.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {"version": 1, "devices": {}, "sets": {}}
+        return loaded
+
+    async def configure(self, actor: str = "", adopt_first: bool = False) -> None:
+        """Feed the engine and the drivers what is stored now."""
+        if adopt_first:
+            await self._conductor.drained()
+        event = Configured(
+            profiles=tuple(self._profiles.values()),
+            devices=tuple(
+                d for d in await self._inventory.devices() if d.profile in self._profiles and d.state is not DeviceState.RETIRED
+            ),
+            references=tuple(await self._inventory.references()),
+            timing=self._config.timing,
+            vetoes=tuple(await self._inventory.standing_vetoes()),
+            services=tuple(await self._inventory.services()),
+            actor=actor,
+        )
+        await self._conductor.emit(event)
+        await self._reassign()
+
+    def confirmed_id(self) -> str:
+        """SHA-256 of the confirmed policy document."""
+        return hashlib.sha256(json.dumps(self._confirmed(), sort_keys=True).encode()).hexdigest()
+
+
+def _next(device: Device, verb: str) -> DeviceState:
+    try:
+        return next_state(device.state, verb)
+    except ValueError as e:
+        raise RefusedError(f"{device.id}: {e}", "see `wardgate device show`") from None
+
+
+def _new_device(device_id: str, a: Mapping[str, str], profile: Profile) -> tuple[Device, int | None, References]:
+    """A proposed device from a command's arguments. Raises InputError naming what does not fit."""
+    try:
+        addresses = tuple(x for x in a.get("addresses", "").split(",") if x)
+        binding = Binding(a["port"], a["mac"].lower(), addresses) if a.get("port") or a.get("mac") else None
+        device = Device(
+            device_id, a.get("name") or device_id, Bus(a.get("bus", "")), a["profile"], a.get("address", ""), binding=binding
+        )
+        passkey = int(a["passkey"]) if a.get("passkey") else None
+    except (ValueError, KeyError) as e:
+        raise InputError(f"{device_id}: {e}", "see `wardgate device add --help`") from None
+    if device.bus is not Bus.BLE and binding is None:
+        raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
+    target = next((t.name for t in profile.targets if t.evidence_class is EvidenceClass.ASYMMETRIC), "")
+    return device, passkey, _endorsement(a.get("endorsement", ""), target)
+
+
+def _endorsement(text: str, target: str) -> References:
+    """The maker's endorsement: {"ueid", "spki", "implementation-id", "components": {type: measurement}, "signers"}, all hex."""
+    if not text:
+        return References()
+    try:
+        data = json.loads(text)
+        anchors = (TrustAnchor(bytes.fromhex(data["ueid"]), bytes.fromhex(data["spki"])),)
+        named = {"implementation-id": data["implementation-id"], **{f"component:{k}": v for k, v in data["components"].items()}}
+        named |= {f"signer:{k}": v for k, v in data.get("signers", {}).items()}
+        values = tuple(ReferenceValue(target, n, bytes.fromhex(v), Provenance.MAKER, countersigned=True) for n, v in named.items())
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        why = f"{type(e).__name__}: {e}"
+        raise InputError(
+            f"the endorsement does not parse ({why})", "ask the maker for ueid, spki, implementation-id, components"
+        ) from None
+    return References(anchors, values)

@@ -1,0 +1,365 @@
+"""The whole bench: hospital, ward, devices and a real gateway, each process in its namespace and as its own user.
+
+``Bench`` sets everything up step by step and takes it down again; ``hil.scenarios`` plays on it. It removes only what it
+made. Refuses to know what a scenario proves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hil.ble import BleBench
+from hil.control import ask
+from hil.network import Ward
+from hil.process import BenchError, Process, start
+from hil.tpm import Swtpm
+
+TOP = Path(__file__).resolve().parent.parent
+BIN = TOP / ".venv" / "bin"
+WARDGATE_UID, ENFORCER_UID = 61001, 61002
+TPM_PORT, CA_PORT = 24321, 24380
+PASSWORD = "correct horse battery staple"  # of every account on the bench; a bench has no secrets
+PEOPLE = (("biomed-1", "biomed"), ("biomed-2", "biomed"))
+
+Tell = Callable[[int, str, str], None]
+
+
+class Bench:
+    """One bench below ``directory``. ``tell(step, title, detail)`` is called as each step is done."""
+
+    def __init__(self, directory: Path, *, prefix: str = "wg-", port: int = 8443, tell: Tell | None = None) -> None:
+        self.directory, self.prefix, self.port = directory, prefix, port
+        self.tell: Tell = tell or (lambda step, title, detail: None)
+        self.rig = tomllib.loads((TOP / "hil" / "rig.toml").read_text())
+        self.positions: dict[str, dict[str, Any]] = {p["device"]: p for p in self.rig["position"]}
+        self.log, self.run, self.state, self.ctl = (directory / d for d in ("log", "run", "state", "ctl"))
+        self.policy_state, self.alarm_dir, self.config = directory / "policy", directory / "alarm", directory / "wardgate.toml"
+        self.processes: dict[str, Process] = {}
+        self.daemon: Process | None = None
+        self.ward: Ward | None = None
+        self.ble: BleBench | None = None
+        self.tpm = Swtpm(directory / "tpm", TPM_PORT, log_dir=self.log, netns=self.ns("gw"))
+        self.claim = ""
+        self.view_link = ""
+
+    # --- up and down ---
+
+    def ns(self, name: str) -> str:
+        """A namespace's full name."""
+        return f"{self.prefix}{name}"
+
+    def start(self) -> None:
+        """Everything, in numbered steps. On failure what was started is stopped."""
+        try:
+            for number, step in enumerate(self._steps(), 1):
+                title, detail = step()
+                self.tell(number, title, detail)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _steps(self) -> tuple[Callable[[], tuple[str, str]], ...]:
+        return (
+            self._network, self._machine, self._radio, self._equipment, self._firewall, self._initialise, self._enforcement,
+            self._enrol, self._daemon, self._people, self._devices,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """End every process and remove every namespace that this bench made."""
+        if self.daemon and self.daemon.running:
+            self.daemon.signal(signal.SIGCONT)
+            self.daemon.stop()
+        for process in reversed(list(self.processes.values())):
+            process.stop(2.0)
+        self.processes.clear()
+        if self.ble:
+            self.ble.stop()
+        self.tpm.stop()
+        if self.ward:
+            self.ward.close()
+            self.ward = None
+
+    def _spawn(
+        self, name: str, module: str, *argv: str, netns: str | None = None, uid: int | None = None, caps: tuple[str, ...] = ()
+    ) -> Process:
+        command = [str(BIN / "python"), "-m", module, *argv]
+        env = {"PYTHONPATH": str(TOP)}
+        process = start(name, command, log_dir=self.log, netns=netns, uid=uid, ambient_caps=caps, env=env)
+        self.processes[name] = process
+        return process
+
+    # --- the steps ---
+
+    def _network(self) -> tuple[str, str]:
+        for d in (self.directory, self.log, self.run, self.state, self.ctl, self.policy_state, self.alarm_dir):
+            d.mkdir(parents=True, exist_ok=True)
+            d.chmod(0o755)
+        os.chown(self.alarm_dir, ENFORCER_UID, ENFORCER_UID)
+        self.ward = Ward(self.prefix)
+        self.ward.build()
+        return "a ward and a hospital", "namespaces, a bridge with isolated ports, proxy ARP: devices keep their addresses"
+
+    def _machine(self) -> tuple[str, str]:
+        self.tpm.manufacture()
+        self.tpm.power_on()
+        self._spawn(
+            "ca", "hil.ca", "serve", "--dir", str(self.directory / "ca"), "--port", str(CA_PORT),
+            "--maker", str(self.tpm.maker_root), "--intermediate", str(self.tpm.maker_issuer), netns=self.ns("gw"),
+        )  # fmt: skip
+        return (
+            "a machine with a TPM 2.0",
+            f"its firmware measured its start into PCR 0-7 ({self.tpm.eventlog.stat().st_size} bytes of log)",
+        )
+
+    def _radio(self) -> tuple[str, str]:
+        patch = self.positions["patch-1"]
+        self.ble = BleBench(self.directory, self.ns("gw"), passkey=patch["passkey"])
+        self.ble.start()
+        return "a heart-rate patch on the air", "its own process and secure element; org.bluez on a private D-Bus"
+
+    def _equipment(self) -> tuple[str, str]:
+        pump, clients = self.positions["pump-1"], self.rig["hospital"]["clients"]
+        address, hospital = pump["address"], self.ns("hosp")
+        self._spawn(
+            "pump-1", "hil.pump", "--ctl", str(self.ctl / "pump-1.sock"), "--key", str(self.state / "pump-1.pem"),
+            "--central", f"{self.rig['hospital']['central'][0]}:6000", netns=self.ns("pump1"),
+        )  # fmt: skip
+        self._spawn("central", "hil.hospital", "central", "--ctl", str(self.ctl / "central.sock"), "--port", "6000", netns=hospital)
+        for role, port in (("maintenance", 7000), ("control", 502)):
+            self._spawn(
+                role, "hil.hospital", role, "--ctl", str(self.ctl / f"{role}.sock"), "--target", f"{address}:{port}", netns=hospital
+            )
+        return (
+            "an infusion pump and its clients",
+            f"control, maintenance and monitoring; clients at {clients[0]} dial the pump's own address",
+        )
+
+    def _firewall(self) -> tuple[str, str]:
+        confirmed = self.policy_state / "confirmed.json"
+        done = self._in_gateway(
+            [str(BIN / "wardgate-policy"), "load", "--policy", str(confirmed), "--table-file", str(TOP / "image/wardgate.nft")]
+        )
+        return "the static rules, before anything else", done.strip() or "two tables; nothing passes"
+
+    def _initialise(self) -> tuple[str, str]:
+        network, gateway, hospital = self.rig["gateway"]["addresses"], self.rig["gateway"], self.rig["hospital"]
+        extra = self.directory / "extra.toml"
+        assert self.ble
+        timing = "\n".join(f"{k} = {v}" for k, v in self.rig["timing"].items())
+        extra.write_text(
+            f'[timing]\n{timing}\n[drivers.ble]\nbus = "{self.ble.bus_address}"\n[drivers.modbus]\nlisten_port = 15502\n'
+        )
+        argv = [
+            "init",
+            "--state",
+            self.state / "gateway",
+            "--policy-state",
+            self.policy_state,
+            "--run",
+            self.run,
+            "--profiles",
+            TOP / "hil/profiles",
+        ]
+        argv += [
+            "--name",
+            gateway["name"],
+            "--id",
+            gateway["id"],
+            "--tcti",
+            self.tpm.tcti,
+            "--owner",
+            str(WARDGATE_UID),
+            "--extra",
+            extra,
+        ]
+        argv += [x for a in network for x in ("--address", a)]
+        argv += [x for n in ("clients", "central") for a in hospital[n] for x in ("--peer", f"{n}={a}")]
+        os.chown(self.run, WARDGATE_UID, WARDGATE_UID)
+        answer = self.wardgate(*(str(a) for a in argv))
+        self.claim = str(answer["claim"])
+        return (
+            "wardgate init",
+            f"keys in the TPM, owner and lockout authorisation set, wardgate.toml written; claim code {self.claim}",
+        )
+
+    def _enforcement(self) -> tuple[str, str]:
+        confirmed, gw = self.policy_state / "confirmed.json", self.ns("gw")
+        self._spawn(
+            "enforcer", "gateway.enforcer.server", "--socket", str(self.run / "enforcer.sock"), "--peer-uid", str(WARDGATE_UID),
+            "--policy", str(confirmed), "--alarm", str(self.alarm_dir / "alarm.json"), "--table-file", str(TOP / "image/wardgate.nft"),
+            netns=gw, uid=ENFORCER_UID, caps=("net_admin",),
+        )  # fmt: skip
+        self._spawn(
+            "policy",
+            "gateway.enforcer.confirm",
+            "serve",
+            "--socket",
+            str(self.run / "policy.sock"),
+            "--state",
+            str(self.policy_state),
+            netns=gw,
+        )
+        return (
+            "the enforcer, alone with CAP_NET_ADMIN",
+            f"uid {ENFORCER_UID}; the daemon, uid {WARDGATE_UID}, has no capability at all",
+        )
+
+    def _enrol(self) -> tuple[str, str]:
+        answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}")
+        return "enrolment", f"the CA certified the attestation key by credential activation: {answer['subject']}"
+
+    def _daemon(self) -> tuple[str, str]:
+        began = time.monotonic()
+        self.start_daemon()
+        self._spawn("forward", "hil.forward", "--port", str(self.port), "--to", "10.78.0.2:8443")
+        return "the gateway runs", f"ready after {time.monotonic() - began:.2f} s; the page: https://127.0.0.1:{self.port}/"
+
+    def start_daemon(self) -> None:
+        """Start the daemon as its own user, without capabilities."""
+        argv = [str(BIN / "wardgate"), "--config", str(self.config), "run"]
+        self.daemon = start("wardgate", argv, log_dir=self.log, netns=self.ns("gw"), uid=WARDGATE_UID, timeout_s=30)
+
+    def _people(self) -> tuple[str, str]:
+        self.wardgate("claim", self.claim, "--user", "admin", "--password-file", str(self._password_file()))
+        for name, role in PEOPLE:
+            self.wardgate("user", "add", name, "--role", role, "--password-file", str(self._password_file()))
+        self.view_link = f"https://127.0.0.1:{self.port}{self.api('POST', '/api/v1/view-link', {})['path']}"
+        return "claimed", "the first admin by claim code; two biomedical engineers; passwords hashed with Argon2id"
+
+    def _devices(self) -> tuple[str, str]:
+        for device_id, p in self.positions.items():
+            endorsement = self.state / f"{device_id}.endorsement.json"
+            endorsement.write_text(json.dumps(ask(self.ctl / f"{device_id}.sock", "endorsement")["endorsement"]))
+            argv = [
+                "device",
+                "add",
+                device_id,
+                "--bus",
+                p["bus"],
+                "--profile",
+                p["profile"],
+                "--address",
+                p["address"],
+                "--name",
+                p["label"],
+            ]
+            argv += ["--endorsement", str(endorsement)]
+            argv += ["--passkey", str(p["passkey"])] if "passkey" in p else []
+            argv += ["--port", p["port"], "--mac", p["mac"]] if "port" in p else []
+            argv += [x for a in p.get("addresses", ()) for x in ("--ip", a)]
+            self.wardgate(*argv)
+        return "two devices are proposed", "they get nothing until somebody accepts them"
+
+    # --- commands ---
+
+    def wardgate(self, *argv: str, code: int | None = 0) -> Any:
+        """Run the command in the gateway's namespace, as root on the console; returns its JSON document."""
+        command = [str(BIN / "wardgate"), "--json", "--config", str(self.config), *argv]
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.ns("gw"), *command], capture_output=True, text=True, timeout=60, check=False, cwd=TOP
+        )
+        if code is not None and done.returncode != code:
+            raise BenchError(f"wardgate {' '.join(argv)} → {done.returncode}: {done.stderr.strip()}{done.stdout.strip()[-400:]}")
+        return json.loads(done.stdout) if done.stdout.strip() else {"error": done.stderr.strip(), "exit": done.returncode}
+
+    def _in_gateway(self, command: list[str]) -> str:
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.ns("gw"), *command], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise BenchError(f"{' '.join(command)} → {done.returncode}: {done.stderr}{done.stdout}")
+        return done.stdout
+
+    def _password_file(self) -> Path:
+        path = self.directory / "password"
+        path.write_text(PASSWORD + "\n")
+        return path
+
+    def as_person(self, user: str) -> list[str]:
+        """Options that make a device command act as a named person."""
+        return ["--user", user, "--password-file", str(self._password_file())]
+
+    def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The control API, as root."""
+        from gateway.config import read_config
+        from gateway.control import Control
+
+        return Control(read_config(self.config)).ask(method, path, body)
+
+    def view(self) -> dict[str, Any]:
+        """The gateway's picture."""
+        return dict(self.api("GET", "/api/v1/view"))
+
+    def device(self, device_id: str) -> dict[str, Any]:
+        """One device of the picture."""
+        return next(d for d in self.view()["devices"] if d["id"] == device_id)
+
+    def await_device(
+        self, device_id: str, want: Callable[[dict[str, Any]], bool], timeout_s: float, what: str
+    ) -> tuple[dict[str, Any], float]:
+        """Wait until ``want(device)``; returns the device and the seconds it took. Raises BenchError."""
+        began = time.monotonic()
+        while True:
+            device = self.device(device_id)
+            took = time.monotonic() - began
+            if want(device):
+                return device, took
+            if took > timeout_s:
+                raise BenchError(
+                    f"{device_id}: not {what} after {timeout_s:g} s: level {device['level']}, {device['state']}, {device['reason']}"
+                )
+            time.sleep(0.05)
+
+    def ask(self, who: str, do: str, **arguments: object) -> dict[str, Any]:
+        """Talk to a simulated device or a hospital client."""
+        return ask(self.ctl / f"{who}.sock", do, **arguments)
+
+    def page(self, path: str) -> str:
+        """A page over HTTPS through the host's loopback (its certificate is the gateway's own, not checked here)."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", context=context, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    # --- the kernel, as root sees it ---
+
+    def kernel_lease_ms(self, address: str) -> float | None:
+        """What is left of an address's lease in the kernel, in ms; None: there is none."""
+        name = "lvl6" if ":" in address else "lvl4"
+        listed = self._in_gateway(["nft", "list", "map", "inet", "wardgate", name])
+        found = re.search(re.escape(address) + r"\s+(?:timeout \S+ )?expires (\S+)", listed)
+        return _milliseconds(found[1]) if found else None
+
+
+def _milliseconds(text: str) -> float:
+    """An nft time such as ``1m5s996ms`` in ms."""
+    units = {"d": 86_400_000.0, "h": 3_600_000.0, "m": 60_000.0, "s": 1000.0, "ms": 1.0}
+    return sum(float(n) * units[u] for n, u in re.findall(r"(\d+)(ms|d|h|m|s)", text))
+
+
+def clean(prefix: str = "wg-") -> list[str]:
+    """Remove what an interrupted run left: processes in the bench's namespaces, the namespaces, its directories."""
+    from hil.network import clean as clean_network
+
+    removed = clean_network(prefix)
+    for d in Path("/tmp").glob("wardgate-bench-*"):
+        shutil.rmtree(d, ignore_errors=True)
+        removed.append(str(d))
+    return removed
+
+
+if __name__ == "__main__":
+    sys.exit("start the bench with hil/demo")
