@@ -1,0 +1,199 @@
+"""The BLE driver: follows the system bus and org.bluez, scans, and keeps one link a wearable.
+
+Reports and never judges. When org.bluez goes, its session ends and a new one begins when it is back; when the bus goes,
+``run`` raises and is started again by its supervisor. Bonds are BlueZ's and survive both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from bleak import BleakScanner
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
+from bleak.exc import BleakError
+
+from drivers.ble.bluez import Bluez, forget_bleak
+from drivers.ble.link import Air, Link
+from drivers.ble.sightings import Sightings
+from gateway.driver import Assignment, Context
+from gateway.errors import InputError, UnavailableError
+from gateway.model.event import DeviceSeen, EvidenceFailed, PartChanged
+
+PART = "bluetooth"
+SCAN_S, REST_S = 6.0, 24.0  # once everybody is connected, the radio listens a fifth of the time
+AGAIN_S = 2.0  # after a session that could not begin
+_MAX_PENDING = 32  # reports of unknown devices that wait for the engine
+
+
+class BleDriver:
+    """``gateway.driver.Driver`` for Bluetooth Low Energy. Settings: ``bus`` (D-Bus address; else the system's), ``adapter``."""
+
+    def __init__(self, context: Context, settings: dict[str, object]) -> None:
+        bus, adapter = settings.get("bus"), settings.get("adapter", "hci0")
+        if not (bus is None or isinstance(bus, str)) or not isinstance(adapter, str):
+            raise InputError("the settings of the ble driver are not texts", "bus = a D-Bus address, adapter = hci0")
+        self._context, self._bus_address, self._adapter = context, bus, adapter
+        self._links: dict[str, Link] = {}
+        self._changed, self._stirred = asyncio.Event(), asyncio.Event()
+        self._sightings = Sightings()
+        self._seen: asyncio.Queue[DeviceSeen] = asyncio.Queue(_MAX_PENDING)
+        self._part: tuple[bool, str] | None = None
+
+    # --- what the gateway calls ---
+
+    def assign(self, assignments: Sequence[Assignment]) -> None:
+        """The devices to serve from now on."""
+        links: dict[str, Link] = {}
+        for a in assignments:
+            old = self._links.get(a.device.id)
+            same = old is not None and (old.assignment.device.address, old.assignment.passkey) == (a.device.address, a.passkey)
+            if old is not None and same:
+                old.assignment = a
+                links[a.device.id] = old
+            else:
+                links[a.device.id] = Link(self._context, a)
+        self._links = links
+        self._sightings.expect(link.assignment.device.address for link in links.values())
+        self._changed.set()
+        self._stirred.set()
+
+    async def attest(self, device_id: str, media_type: str, nonce: bytes) -> None:
+        """Challenge a device over its bonded link; emits EvidenceArrived or EvidenceFailed within ``link.ATTEST_S``."""
+        link = self._links.get(device_id)
+        if link is None:
+            await self._context.emit(EvidenceFailed(device_id, media_type, "the ble driver does not serve this device"))
+            return
+        await link.attest(media_type, nonce)
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises UnavailableError when the bus is gone."""
+        bluez = Bluez(self._context.log, self._bus_address)
+        try:
+            try:
+                await bluez.open()
+                await self._follow(bluez)
+            except UnavailableError as e:
+                await self._down(str(e))
+                raise
+        finally:
+            await bluez.close()
+
+    # --- sessions ---
+
+    async def _follow(self, bluez: Bluez) -> None:
+        """One session after another, each as long as org.bluez lives; raises UnavailableError when the bus does not."""
+        while not bluez.lost.is_set():
+            if bluez.up.is_set():
+                await self._session(bluez)
+            else:
+                await self._down("org.bluez is not running; start bluetooth.service, everything else follows by itself")
+                await _any(bluez.lost, bluez.up)
+        raise UnavailableError("the D-Bus system bus is gone", "check that dbus.service runs; Wardgate connects again by itself")
+
+    async def _session(self, bluez: Bluez) -> None:
+        work = asyncio.create_task(self._work(bluez), name="ble-session")
+        try:
+            await _any(bluez.lost, bluez.down, task=work)
+            ended = work.exception() if work.done() else None
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()  # what fails while org.bluez goes away is no news
+            await forget_bleak()  # whatever it believed was true of an org.bluez that may be gone
+            for link in self._links.values():
+                await link.tell(False, "Bluetooth is gone")
+        if ended is not None:
+            await self._down(_reason(ended))
+            await _any(bluez.lost, timeout_s=AGAIN_S)
+
+    async def _work(self, bluez: Bluez) -> None:
+        """Everything that needs a living org.bluez; ends only by an error."""
+        await bluez.power(self._adapter)
+        await bluez.register_agent()
+        if self._part is None or not self._part[0]:
+            self._part = (True, "")
+            await self._context.emit(PartChanged(PART, up=True))
+        air = Air(bluez, self._adapter, self._sightings, self._stirred)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._scan(), name="ble-scan")
+            group.create_task(self._report_seen(), name="ble-seen")
+            await self._keep_links(group, air)
+
+    async def _keep_links(self, group: asyncio.TaskGroup, air: Air) -> None:
+        """One task a link, as assigned."""
+        tasks: dict[Link, asyncio.Task[None]] = {}
+        while True:
+            self._changed.clear()
+            wanted = set(self._links.values())
+            for link in tasks.keys() - wanted:
+                task = tasks.pop(link)
+                task.cancel()
+                await asyncio.wait({task})
+            for link in wanted - tasks.keys():
+                tasks[link] = group.create_task(_serve(link, air), name=f"ble-{link.assignment.device.id}")
+            await self._changed.wait()
+
+    async def _down(self, why: str) -> None:
+        if self._part != (False, why):
+            self._part = (False, why)
+            await self._context.emit(PartChanged(PART, up=False, detail=why))
+
+    # --- the air ---
+
+    async def _scan(self) -> None:
+        """Listen: all the time while a device of ours is missing, a fifth of it otherwise."""
+        while True:
+            async with BleakScanner(self._advertised, bluez={"adapter": self._adapter}):
+                await asyncio.sleep(SCAN_S)
+                while self._missing():
+                    self._stirred.clear()
+                    await self._stirred.wait()
+            rest_until = asyncio.get_running_loop().time() + REST_S
+            while not self._missing() and (left := rest_until - asyncio.get_running_loop().time()) > 0:
+                self._stirred.clear()
+                await _any(self._stirred, timeout_s=left)
+
+    def _missing(self) -> bool:
+        return not all(link.up for link in self._links.values())
+
+    def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
+        now_s = self._context.clock.now().mono_ns / 1e9
+        seen = self._sightings.saw(device.address.upper(), data.local_name, data.service_uuids, now_s)
+        if seen is not None:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._seen.put_nowait(seen)
+
+    async def _report_seen(self) -> None:
+        while True:
+            await self._context.emit(await self._seen.get())
+
+
+async def _serve(link: Link, air: Air) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(link.readings.deliver())
+        group.create_task(link.run(air))
+
+
+async def _any(*events: asyncio.Event, task: asyncio.Task[None] | None = None, timeout_s: float | None = None) -> None:
+    """Wait until one of the events is set, or the task is done, or the time is up."""
+    waits = [asyncio.ensure_future(e.wait()) for e in events]
+    try:
+        await asyncio.wait([*waits, *([task] if task else [])], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for w in waits:
+            w.cancel()
+
+
+def _reason(e: BaseException) -> str:
+    """Why a session ended, in one sentence."""
+    if isinstance(e, BaseExceptionGroup):
+        return _reason(e.exceptions[0])
+    if isinstance(e, UnavailableError):
+        return str(e)
+    if isinstance(e, BleakError):
+        return f"the Bluetooth adapter does not work ({type(e).__name__}); see `journalctl -u bluetooth`"
+    return f"the Bluetooth session ended ({type(e).__name__}); it is begun again"
