@@ -82,39 +82,48 @@ def inside(namespace: str) -> Iterator[None]:
 
 
 class Ward:
-    """The bench's network, ready to use once constructed; ``close`` (or leaving the ``with``) removes it.
+    """The bench's network. ``build`` makes it, ``close`` removes what was made; ``with Ward(…)`` does both.
 
-    ``document`` is loaded with ``wardgate-policy load``; without one the tables are loaded and hold no element.
-    ``directory`` is where the policy lives (``confirmed.json``); it must exist.
+    ``directory`` is where the policy lives (``confirmed.json``); it must exist. With one, ``with`` also loads the tables
+    and ``document`` (none: the tables hold no element); without one, somebody else loads them.
     """
 
     def __init__(
         self,
-        directory: Path,
         prefix: str = "wg-",
+        *,
+        directory: Path | None = None,
         positions: Sequence[Position] = (PUMP, ATTACKER),
         document: Mapping[str, Any] | None = None,
         management: bool = True,
-        tables: bool = True,
     ) -> None:
         if len(prefix) > 8:
             raise NetworkError("a prefix has at most 8 characters")
-        self.prefix, self.positions, self.policy_dir, self._management = prefix, tuple(positions), directory, management
+        self.prefix, self.positions, self.policy_dir = prefix, tuple(positions), directory
+        self._document, self._management = document, management
         self.gateway, self.hospital = f"{prefix}gw", f"{prefix}hosp"
         self._made: list[str] = []
+
+    def __enter__(self) -> Ward:
+        self.build()
         try:
-            self._build()
-            if tables:
-                self.load(document)
+            if self.policy_dir is not None:
+                self.load(self._document)
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Ward:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    def build(self) -> None:
+        """Make the namespaces and links (0.2 s). On failure nothing stays."""
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
 
     def namespace(self, position: Position) -> str:
         """The namespace of the host at a position."""
@@ -123,20 +132,25 @@ class Ward:
     @property
     def confirmed(self) -> Path:
         """The confirmed document's file."""
-        return self.policy_dir / "confirmed.json"
+        return self._policy() / "confirmed.json"
+
+    def _policy(self) -> Path:
+        if self.policy_dir is None:
+            raise NetworkError("this ward was made without a policy directory")
+        return self.policy_dir
 
     def load(self, document: Mapping[str, Any] | None = None) -> None:
         """Confirm ``document`` as root and load it; without one, load what is confirmed already."""
         argv = ["ip", "netns", "exec", self.gateway, sys.executable, "-m", "gateway.enforcer.confirm"]
-        common = ["--directory", str(self.policy_dir), "--table-file", str(TABLE_FILE)]
+        common = ["--state", str(self._policy()), "--table-file", str(TABLE_FILE)]
         if document is None:
-            run(*argv, *common, "load")
+            run(*argv, "load", *common)
             return
-        draft = self.policy_dir / f".draft-{threading.get_native_id()}.json"
+        draft = self._policy() / f".draft-{threading.get_native_id()}.json"
         draft.write_text(json.dumps(document))
         try:
-            run(*argv, *common, "load")
-            run(*argv, *common, "confirm", "--document", str(draft))
+            run(*argv, "load", *common)
+            run(*argv, "confirm", *common, "--document", str(draft))
         finally:
             draft.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ policy, the leases, the elements, the counters. It changes nothing.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -19,13 +20,15 @@ from gateway.enforcer.load import LoadError, list_kernel
 _DIFFERENCES_MAX = 100
 
 
-def survey(policy: Path) -> dict[str, Any]:
+def survey(policy: Path, table_file: Path | None) -> dict[str, Any]:
     """What the kernel holds and how it differs from what was confirmed. Raises LoadError when nft does not answer."""
     listing = list_kernel()
-    expected = _expected(policy.parent / "static.json")
+    expected, text = _expected(policy.parent / "static.json")
     different = [] if listing.present else ["the static tables are not loaded"]
     if listing.present and listing.digest != expected:
         different.append("the static text differs from the one that was loaded")
+    if table_file is not None and text != _sha256(table_file):
+        different.append(f"{table_file} is not the text that was loaded")
     try:
         document = _document(policy)
         different += differences(listing, document, _DIFFERENCES_MAX)
@@ -55,19 +58,30 @@ def _document(policy: Path) -> Document:
         raise DocumentError([("", f"{policy}: {e.strerror}")]) from e
 
 
-def _expected(record: Path) -> str:
+def _expected(record: Path) -> tuple[str, str]:
+    """What the loader wrote down: the digest of the kernel's listing, and of the text; ("", "") when it wrote nothing."""
     try:
-        return str(json.loads(record.read_bytes())["digest"])
+        value = json.loads(record.read_bytes())
+        return str(value["digest"]), str(value["text"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return "", ""
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as e:
+        return f"unreadable: {e.strerror}"
 
 
 def main() -> int:
     """Print the survey. Exit 1 when nft does not answer."""
     parser = argparse.ArgumentParser(prog="check")
     parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--table-file", type=Path)
+    arguments = parser.parse_args()
     try:
-        sys.stdout.write(json.dumps(survey(parser.parse_args().policy), separators=(",", ":")))
+        sys.stdout.write(json.dumps(survey(arguments.policy, arguments.table_file), separators=(",", ":")))
     except LoadError as e:
         sys.stderr.write(f"{e}\n")
         return 1

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gateway.clock import Clock
 from gateway.enforcer.wire import ANSWER_MAX, Framer, ViolationError, frame, parse_json
 from gateway.errors import RefusedError, UnavailableError
 from gateway.model.decision import Lease
@@ -26,21 +26,25 @@ _DUMP_S = 35.0
 _CONNECT_S = 1.0
 _BATCH = 100  # leases a frame: a drop waits behind at most one such frame, half a millisecond
 _DROP_BATCH = 1000
-_RETRY_S = (0.1, 5.0)  # first and longest pause before connecting again for watch
 
 Answer = dict[str, Any]
+
+
+def _boottime_ns() -> int:
+    """Leases end on boot time, as the engine's instants do."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class EnforcerClient:
     """Implements ``gateway.ports.EnforcerPort``. ``open`` connects beforehand, so that the first drop pays nothing."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._path, self._clock = path, clock
+    def __init__(self, path: Path, boottime_ns: Callable[[], int] = _boottime_ns) -> None:
+        self._path, self._boottime_ns = path, boottime_ns
         self._link: _Link | None = None
         self._opening = asyncio.Lock()
         self._granting = asyncio.Lock()
         self._drops = 0
-        self._dropped: dict[str, int] = {}  # address -> which drop took it; only while grants wait
+        self._dropped: dict[str, int] = {}  # address -> the number of the drop that took it; only while grants wait
         self._waiting = 0
 
     async def open(self) -> None:
@@ -78,33 +82,31 @@ class EnforcerClient:
             if not self._waiting:
                 self._dropped.clear()
 
-    def drop_now(self, addresses: Iterable[str]) -> Sequence[asyncio.Future[Answer]]:
-        """Send the drop in this call, without a turn of the loop; the futures are its answers.
-
-        Raises UnavailableError when there is no connection at this moment; ``drop`` then makes one.
-        """
-        wanted = tuple(dict.fromkeys(addresses))
-        self._drops += 1
-        if self._waiting:
-            self._dropped.update(dict.fromkeys(wanted, self._drops))
-        if self._link is None or self._link.closed:
-            raise UnavailableError("the enforcer is not connected", "its leases lapse by themselves; look at wardgate-enforcer")
-        batches = [wanted[i : i + _DROP_BATCH] for i in range(0, len(wanted), _DROP_BATCH)]
-        return [self._link.ask({"do": "drop", "addresses": list(batch)}) for batch in batches]
+    def drop_now(self, addresses: Sequence[str]) -> None:
+        """Send the drop in this call, without a turn of the loop or a wait. Raises UnavailableError without a connection."""
+        self._send_drop(addresses)
 
     async def drop(self, addresses: Sequence[str]) -> None:
         """Take these addresses' levels away now; returns when the kernel has done it. Raises UnavailableError."""
         if not addresses:
             return
         try:
-            answers = self.drop_now(addresses)
+            link, answers = self._send_drop(addresses)
         except UnavailableError:
             await self._connected()
-            answers = self.drop_now(addresses)
-        link = self._link
+            link, answers = self._send_drop(addresses)
         for answer in answers:
-            if link is not None:
-                await link.answer(answer, _ANSWER_S)
+            await link.answer(answer, _ANSWER_S)
+
+    def _send_drop(self, addresses: Sequence[str]) -> tuple[_Link, Sequence[asyncio.Future[Answer]]]:
+        wanted = list(dict.fromkeys(addresses))
+        self._drops += 1
+        if self._waiting:
+            self._dropped.update(dict.fromkeys(wanted, self._drops))
+        if self._link is None or self._link.closed:
+            raise UnavailableError("the enforcer is not connected", "its leases lapse by themselves; look at wardgate-enforcer")
+        batches = [wanted[i : i + _DROP_BATCH] for i in range(0, len(wanted), _DROP_BATCH)]
+        return self._link, [self._link.ask({"do": "drop", "addresses": batch}) for batch in batches]
 
     async def dump(self) -> dict[str, object]:
         """What the kernel holds and how it differs from the confirmed policy (a second of work at 10,000 devices)."""
@@ -115,28 +117,19 @@ class EnforcerClient:
             await link.close()
 
     async def watch(self) -> AsyncIterator[dict[str, object]]:
-        """Events as they happen, for ever; a lost connection is told (``enforcer-lost``, ``enforcer-back``) and made anew."""
-        pause, lost = _RETRY_S[0], False
-        while True:
-            with suppress(UnavailableError):
-                link = await _Link.connect(self._path)
-                try:
-                    first = await link.answer(link.ask({"do": "watch"}), _ANSWER_S)
-                    pause = _RETRY_S[0]
-                    if lost:
-                        yield {"event": "enforcer-back", "ringing": first.get("ringing", {})}
-                    elif first.get("ringing"):
-                        yield {"event": "ringing", "ringing": first["ringing"]}
-                    lost = False
-                    while True:
-                        yield await link.event()
-                finally:
-                    await link.close()
-            if not lost:
-                lost = True
-                yield {"event": "enforcer-lost"}
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _RETRY_S[1])
+        """Events as they happen; the first is ``watching`` with what rings now. Raises UnavailableError when the enforcer goes.
+
+        Also keeps the connection for grants and drops open, so that the next drop pays for no connecting.
+        """
+        link = await _Link.connect(self._path)
+        try:
+            first = await link.answer(link.ask({"do": "watch"}), _ANSWER_S)
+            await self._connected()
+            yield {"event": "watching", "ringing": first.get("ringing", {})}
+            while True:
+                yield await link.event()
+        finally:
+            await link.close()
 
     async def _connected(self) -> _Link:
         async with self._opening:
@@ -146,8 +139,7 @@ class EnforcerClient:
 
     def _ms(self, lease: Lease) -> int:
         """Milliseconds left, rounded down: the kernel's lease never outlives the engine's."""
-        now = self._clock.now()
-        return int(lease.until.seconds_since(now) * 1000) if lease.until.boot_id == now.boot_id else 0
+        return (lease.until.mono_ns - self._boottime_ns()) // 1_000_000
 
     def _grants(self, lease: Lease) -> bool:
         return lease.level > 0 and bool(lease.addresses) and self._ms(lease) > 0

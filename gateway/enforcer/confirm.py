@@ -34,8 +34,8 @@ Answer = dict[str, Any]
 def main(argv: list[str] | None = None) -> int:
     """The command. Exit 0 done, 1 refused or failed, 2 bad usage or a bad document."""
     arguments = _parser().parse_args(argv)
-    policy = ConfirmedPolicy(arguments.directory, arguments.table_file)
-    operators = Operators(arguments.directory)
+    directory = arguments.policy.parent if arguments.policy else arguments.state
+    policy, operators = ConfirmedPolicy(directory, arguments.table_file), Operators(directory)
     try:
         answer = arguments.act(arguments, policy, operators)
     except DocumentError as e:
@@ -54,12 +54,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wardgate-policy", description="root's tool for the confirmed policy")
-    parser.add_argument("--directory", type=Path, default=Path("/var/lib/wardgate-policy"), help="where the policy is kept")
-    parser.add_argument("--table-file", type=Path, default=_CHECKOUT if _CHECKOUT.exists() else _INSTALLED, help="the static text")
     acts = parser.add_subparsers(required=True, metavar="ACT")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state", type=Path, default=Path("/var/lib/wardgate-policy"), help="the directory of the policy")
+    common.add_argument("--policy", type=Path, help="the confirmed document's file, instead of --state")
+    common.add_argument("--table-file", type=Path, default=_CHECKOUT if _CHECKOUT.exists() else _INSTALLED, help="the static text")
 
     def act(name: str, text: str, work: Callable[..., Answer]) -> argparse.ArgumentParser:
-        sub = acts.add_parser(name, help=text, description=text)
+        sub = acts.add_parser(name, help=text, description=text, parents=[common])
         sub.set_defaults(act=work)
         return sub
 

@@ -44,6 +44,18 @@ _TOLD_EVERY_S = 0.25  # logged packets are summed up for so long
 _TOLD_MAX = 256  # different ones in that time; more are only counted
 _TICK_S = 1.0
 
+# The prefixes of the rules in image/wardgate.nft, in words.
+_REASONS = {
+    "unbound": "the port, MAC and address do not belong together",
+    "lateral": "one device to another",
+    "server": "a device acted as DHCP server or router",
+    "level": "the device's level is too low for this flow",
+    "flow": "no function of a profile has this flow",
+    "closed": "the gateway offers nothing there",
+    "outgoing": "the gateway itself may not go there",
+    "seen": "passed because the device is being observed; its level would not allow it",
+}
+
 Event = dict[str, Any]
 
 
@@ -72,7 +84,7 @@ class Enforcer:
         self._log, self._commits = PacketLog(), CommitWatch()
         self._told: dict[tuple[str, str, str, str, int], tuple[Told, int]] = {}
         self._told_at = float("inf")
-        self._survey = Survey(arguments.policy, self._selector)
+        self._survey = Survey(arguments.policy, arguments.table_file, self._selector)
         self._dumps: list[Peer] = []
         self._check_at = float("inf")  # when to look at the kernel again after a foreign commit
         self._suspicions = 0
@@ -262,7 +274,9 @@ class Enforcer:
         for one, count in told.values():
             event = "seen" if one.reason == "seen" else "denied"
             devices = [d for d in map(self._caps.device_of, (one.saddr, one.daddr)) if d]
-            self._tell({"event": event, "count": count, "device": devices[0] if devices else "", **one._asdict()})
+            where = {"reason": one.reason, "link": one.link, "source": one.saddr, "destination": one.daddr}
+            what = {"protocol": one.protocol, "source_port": one.sport, "port": one.dport, "text": _sentence(one)}
+            self._tell({"event": event, "device": devices[0] if devices else "", "count": count, **where, **what})
 
     def _committed(self) -> None:
         if any(pid != os.getpid() for pid in self._commits.read()):
@@ -306,6 +320,12 @@ class Enforcer:
         return bool(stable and self._book.level_of(address) != lease["level"])
 
 
+def _sentence(told: Told) -> str:
+    """What happened, for a person."""
+    flow = f"{told.saddr or 'somebody'} → {told.daddr or 'somewhere'} {told.protocol}{f' {told.dport}' if told.dport else ''}"
+    return f"{flow}: {_REASONS.get(told.reason, told.reason)}"
+
+
 def _refusal(what: str, remedy: str) -> Event:
     return {"ok": False, "error": what, "remedy": remedy}
 
@@ -335,6 +355,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--socket", type=Path, required=True, help="where to listen")
     parser.add_argument("--peer-uid", type=int, required=True, help="the only user that may connect")
     parser.add_argument("--policy", type=Path, required=True, help="the confirmed document; static.json lies beside it")
+    parser.add_argument("--table-file", type=Path, help="the static text, to tell when it is not the one that was loaded")
     parser.add_argument("--alarm", type=Path, help="write the alarm's state to this file")
     parser.add_argument("--console", type=Path, default=Path("/dev/console"), help="where the bell rings")
     parser.add_argument("--syslog", type=Path, default=Path("/dev/log"), help="the syslog socket")

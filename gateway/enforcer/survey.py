@@ -19,8 +19,9 @@ _OUTPUT_MAX = 64 << 20
 class Survey:
     """At most one child at a time. ``first`` is true until the first result was taken."""
 
-    def __init__(self, policy: Path, selector: selectors.BaseSelector) -> None:
+    def __init__(self, policy: Path, table_file: Path | None, selector: selectors.BaseSelector) -> None:
         self._argv = [sys.executable, "-I", "-m", "gateway.enforcer.check", "--policy", str(policy)]
+        self._argv += ["--table-file", str(table_file)] if table_file else []
         self._selector = selector
         self._child: subprocess.Popen[bytes] | None = None
         self._output = bytearray()
