@@ -8,6 +8,7 @@ programs may take turns by the command, but not each leave keys loaded.
 from __future__ import annotations
 
 import argparse
+import random
 import signal
 import socket
 import struct
@@ -89,6 +90,9 @@ class Swtpm:
         name = f"swtpm-{self.port}"
         self.process = start(name, argv, log_dir=self.log_dir, netns=self.netns, ready=None)
         self._await_listening()
+        if self.netns is None:
+            replay_eventlog(self.port, self.eventlog.read_bytes())
+            return
         play = [sys.executable, "-m", "hil.tpm", "play", "--port", str(self.port), "--log", str(self.eventlog)]
         env = {"PYTHONPATH": str(Path(__file__).parent.parent)}
         start(f"{name}-firmware", play, log_dir=self.log_dir, netns=self.netns, env=env).popen.wait(10)
@@ -115,11 +119,28 @@ class Swtpm:
         table, deadline = Path(f"/proc/{self.process.pid}/net/tcp"), time.monotonic() + timeout_s
         wanted = {f"0100007F:{p:04X}" for p in (self.port, self.port + 1)}
         while time.monotonic() < deadline and self.process.running:
-            rows = [line.split() for line in table.read_text().splitlines()[1:]]
+            try:
+                rows = [line.split() for line in table.read_text().splitlines()[1:]]
+            except OSError:  # it has just ended
+                break
             if wanted <= {row[1] for row in rows if row[3] == "0A"}:
                 return
             time.sleep(0.01)
         raise BenchError(f"swtpm did not start:\n{self.process.tail()}")
+
+
+def free_ports() -> int:
+    """A port of this namespace that is free together with the one above it, outside the range from which the kernel picks."""
+    for _ in range(100):
+        port = random.randrange(20_000, 30_000, 2)
+        with socket.socket() as a, socket.socket() as b:
+            try:
+                a.bind(("127.0.0.1", port))
+                b.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise BenchError("no free pair of ports")
 
 
 def events(raw: bytes) -> list[tuple[int, bytes]]:

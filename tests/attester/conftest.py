@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -11,21 +10,7 @@ import pytest
 
 from gateway.attester.attester import Attester, provision
 from gateway.attester.tpm import Tpm
-from hil.tpm import Swtpm
-
-
-def free_ports() -> int:
-    """A port that is free together with the one above it."""
-    for _ in range(50):
-        with socket.socket() as a, socket.socket() as b:
-            a.bind(("127.0.0.1", 0))
-            port: int = a.getsockname()[1]
-            try:
-                b.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise RuntimeError("no free pair of ports")
+from hil.tpm import Swtpm, free_ports
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_PUBLIC, TPML_DIGEST_VALUES, TPMT
 
 from gateway.attester import keys
 from gateway.attester.attester import Attester
+from gateway.attester.credential import read_ak
 from gateway.attester.tpm import Connection, Tpm
-from gateway.errors import InputError, UnavailableError
+from gateway.errors import EvidenceError, InputError, UnavailableError
 from gateway.model.certificate import QuotedState
+from gateway.verifier.quote import verify_quote
 from hil import firmware
 
 pytestmark = pytest.mark.rig
+TPM_RH_ENDORSEMENT = bytes.fromhex("4000000b")
 
 
 def check_by_hand(attester: Attester, quoted: QuotedState) -> None:
@@ -64,6 +68,21 @@ async def test_debians_tool_accepts_it_and_refuses_a_flipped_byte(attester: Atte
     for at in range(0, len(quoted.attest), 5):
         flipped = quoted.attest[:at] + bytes([quoted.attest[at] ^ 1]) + quoted.attest[at + 1 :]
         assert not checkquote(tmp_path, flipped, quoted.signature, quoted.qualifying), f"byte {at}"
+
+
+async def test_our_verifier_accepts_it_and_refuses_every_flipped_byte(attester: Attester) -> None:
+    quoted, key = await attester.quote(b"q" * 32), load_der_public_key(attester.ak_spki())
+    seen = verify_quote(key, quoted.attest, quoted.signature, quoted.qualifying, dict(quoted.pcrs))
+    assert seen.pcrs == tuple(range(8))
+    assert seen.reset_count == attester.health().reset_count  # true values: the AK is in the endorsement hierarchy
+    name = read_ak(attester.make_request().ak_public).name
+    assert seen.signer == b"\0\x0b" + hashlib.sha256(TPM_RH_ENDORSEMENT + name).digest()
+    for part in ("attest", "signature"):
+        whole = getattr(quoted, part)
+        for at in range(len(whole)):
+            flipped = replace(quoted, **{part: whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]})
+            with pytest.raises(EvidenceError):
+                verify_quote(key, flipped.attest, flipped.signature, flipped.qualifying, dict(flipped.pcrs))
 
 
 async def test_fifty_at_once_each_sign_what_they_were_asked(attester: Attester) -> None:
