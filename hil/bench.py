@@ -6,11 +6,13 @@ made. Refuses to know what a scenario proves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from typing import Any
 
 from hil.ble import BleBench
 from hil.control import ask
-from hil.network import Ward
+from hil.network import TABLE_FILE, Ward
 from hil.process import BenchError, Process, start
 from hil.tpm import Swtpm
 
@@ -108,8 +110,7 @@ class Bench:
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
         os.chown(self.alarm_dir, ENFORCER_UID, ENFORCER_UID)
-        self.ward = Ward(self.prefix)
-        self.ward.build()
+        self.ward = Ward(self.policy_state, self.prefix, tables=False)
         return "a ward and a hospital", "namespaces, a bridge with isolated ports, proxy ARP: devices keep their addresses"
 
     def _machine(self) -> tuple[str, str]:
@@ -148,11 +149,9 @@ class Bench:
         )
 
     def _firewall(self) -> tuple[str, str]:
-        confirmed = self.policy_state / "confirmed.json"
-        done = self._in_gateway(
-            [str(BIN / "wardgate-policy"), "load", "--policy", str(confirmed), "--table-file", str(TOP / "image/wardgate.nft")]
-        )
-        return "the static rules, before anything else", done.strip() or "two tables; nothing passes"
+        assert self.ward
+        self.ward.load()
+        return "the static rules, before anything else", "two tables, every set empty: nothing passes"
 
     def _initialise(self) -> tuple[str, str]:
         network, gateway, hospital = self.rig["gateway"]["addresses"], self.rig["gateway"], self.rig["hospital"]
@@ -196,26 +195,15 @@ class Bench:
         )
 
     def _enforcement(self) -> tuple[str, str]:
-        confirmed, gw = self.policy_state / "confirmed.json", self.ns("gw")
-        self._spawn(
-            "enforcer", "gateway.enforcer.server", "--socket", str(self.run / "enforcer.sock"), "--peer-uid", str(WARDGATE_UID),
-            "--policy", str(confirmed), "--alarm", str(self.alarm_dir / "alarm.json"), "--table-file", str(TOP / "image/wardgate.nft"),
-            netns=gw, uid=ENFORCER_UID, caps=("net_admin",),
-        )  # fmt: skip
-        self._spawn(
-            "policy",
-            "gateway.enforcer.confirm",
-            "serve",
-            "--socket",
-            str(self.run / "policy.sock"),
-            "--state",
-            str(self.policy_state),
-            netns=gw,
-        )
-        return (
-            "the enforcer, alone with CAP_NET_ADMIN",
-            f"uid {ENFORCER_UID}; the daemon, uid {WARDGATE_UID}, has no capability at all",
-        )
+        gw, table = self.ns("gw"), ["--table-file", TABLE_FILE]
+        argv = ["--socket", self.run / "enforcer.sock", "--peer-uid", WARDGATE_UID, *table]
+        argv += ["--policy", self.policy_state / "confirmed.json", "--alarm", self.alarm_dir / "alarm.json"]
+        words = [str(a) for a in argv]
+        self._spawn("enforcer", "gateway.enforcer.server", *words, netns=gw, uid=ENFORCER_UID, caps=("net_admin",))
+        argv = ["--directory", self.policy_state, *table, "serve", "--socket", self.run / "policy.sock"]
+        self._spawn("policy", "gateway.enforcer.confirm", *(str(a) for a in argv), netns=gw)
+        detail = f"uid {ENFORCER_UID}; the daemon, uid {WARDGATE_UID}, has no capability at all"
+        return "the enforcer, alone with CAP_NET_ADMIN", detail
 
     def _enrol(self) -> tuple[str, str]:
         answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}")
@@ -334,7 +322,63 @@ class Bench:
         with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", context=context, timeout=10) as answer:
             return str(answer.read().decode())
 
+    # --- what the gateway keeps ---
+
+    def verify(self, device_id: str) -> str:
+        """Fetch a device's bundle and check it as a stranger would; returns its sequence and level in words."""
+        path = self.directory / f"{device_id}.bundle"
+        path.write_bytes(self.bundle(device_id))
+        anchor = self.directory / "ca" / "ca.pem"
+        done = self.wardgate("verify", str(path), "--anchor", str(anchor))
+        return f"seq {done['sequence']} level {done['level']}"
+
+    def bundle(self, device_id: str) -> bytes:
+        """The newest complete bundle, waiting for the first epoch's quote if need be."""
+        from gateway.config import read_config
+        from gateway.control import Control
+        from gateway.errors import WardgateError
+
+        control, deadline = Control(read_config(self.config)), time.monotonic() + 15
+        while True:
+            try:
+                return control.bundle(device_id)
+            except WardgateError as e:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"no certificate for {device_id}: {e}") from e
+                time.sleep(0.2)
+
+    def _stored(self, sql: str, *arguments: object) -> int:
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}/gateway/wardgate.sqlite?mode=ro", uri=True, timeout=5)) as db:
+            return int(db.execute(sql, arguments).fetchone()[0] or 0)
+
+    def readings_after(self, device_id: str, boot_ns: int, level: int) -> int:
+        """Readings taken after a moment (boot time) and labelled with at least ``level``."""
+        sql = "SELECT count(*) FROM outbox WHERE device_id = ? AND taken_mono_ns > ? AND level >= ?"
+        return self._stored(sql, device_id, boot_ns, level)
+
+    def last_reading_ns(self, device_id: str, level: int) -> int:
+        """When (boot time) the last reading labelled with at least ``level`` was taken."""
+        return self._stored("SELECT max(taken_mono_ns) FROM outbox WHERE device_id = ? AND level >= ?", device_id, level)
+
+    def totals(self) -> dict[str, int]:
+        """Readings taken in, waiting to be delivered, and lost, from the outbox's own counters."""
+        taken = self._stored("SELECT sum(accepted) FROM outbox_counts")
+        delivered = self._stored("SELECT sum(acknowledged) FROM outbox_counts")
+        lost = self._stored("SELECT sum(dropped) FROM outbox_counts")
+        return {"observations_in": taken, "observations_delivered": delivered, "observations_lost": lost}
+
+    def alarm(self) -> str:
+        """What the enforcer rings about; empty: it does not ring."""
+        from gateway.status import read_alarm
+
+        return read_alarm(self.alarm_dir / "alarm.json")
+
     # --- the kernel, as root sees it ---
+
+    def counter(self, prefix: str) -> int:
+        """Packets in the named counters that begin with ``prefix`` (``seen``, ``denied_level`` …)."""
+        listed = json.loads(self._in_gateway(["nft", "-j", "list", "counters"]))["nftables"]
+        return sum(int(e["counter"]["packets"]) for e in listed if "counter" in e and e["counter"]["name"].startswith(prefix))
 
     def kernel_lease_ms(self, address: str) -> float | None:
         """What is left of an address's lease in the kernel, in ms; None: there is none."""

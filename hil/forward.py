@@ -1,4 +1,7 @@
-"""Brings the page to the host's loopback: ``python -m hil.forward --port 8443 --to 10.78.0.2:8443``. Relays bytes, knows no protocol."""
+"""Brings the page to the host's loopback: ``python -m hil.forward --port 8443 --to 10.78.0.2:8443``.
+
+Relays bytes, knows no protocol.
+"""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def forbidden_write(bench: Bench) -> tuple[dict[str, float], str]:
     attempts = {
         "0600640001": "write a configuration register",
         "10006400010200ff": "write it with function 16",
-        "0600140000"[:4] + "00c80001": "write a register nobody named",
+        "0600c80001": "write a register nobody named",
         "5a0000": "an unknown function code",
         "16006400f2f225": "mask a configuration register",
         "170000000100640001020001": "read and write at once",
@@ -267,13 +267,15 @@ def planned_restart(bench: Bench) -> tuple[dict[str, float], str]:
     assert bench.daemon
     for who in ("maintenance", "central"):
         bench.ask(who, "reset")
-    dropped, began = bench.counter("drop"), time.monotonic()
+    dropped, began = bench.counter("denied_level"), time.monotonic()
     bench.daemon.stop(10)
     bench.start_daemon()
     down = time.monotonic() - began
     trusted(bench)
     took = time.monotonic() - began
-    lost = sum(int(bench.ask(who, "state")["missing"]) for who in ("maintenance", "central")) + bench.counter("drop") - dropped
+    lost = (
+        sum(int(bench.ask(who, "state")["missing"]) for who in ("maintenance", "central")) + bench.counter("denied_level") - dropped
+    )
     gap = max(float(bench.ask(who, "state")["longest_gap_ms"]) for who in ("maintenance", "central"))
     check(lost == 0, f"{lost} packets were lost")
     check(down < 10, f"the restart took {down:.1f} s")
@@ -290,7 +292,8 @@ def daemon_killed(bench: Bench) -> tuple[dict[str, float], str]:
     lapses = [_without_daemon(bench, signal.SIGKILL), _without_daemon(bench, signal.SIGSTOP)]
     worst = max(lapses, key=lambda pair: abs(pair[0]))[0]
     restore = max(r for _, r in lapses)
-    text = f"killed and stopped: last packet {lapses[0][0]:+.1f} and {lapses[1][0]:+.1f} ms from the end of the lease; monitoring lived, the enforcer rang"
+    ends = f"{lapses[0][0]:+.1f} and {lapses[1][0]:+.1f} ms"
+    text = f"killed and stopped: last packet {ends} from the end of the lease; monitoring lived, the enforcer rang"
     return {"lapse_ms_after_lease": worst, "restore_s": restore}, text
 
 
