@@ -26,6 +26,8 @@ from gateway.verifier.quote import verify_quote
 from gateway.verifier.x509path import verify_path
 
 T = TypeVar("T")
+E = TypeVar("E", bound=x509.ExtensionType)
+AK_PURPOSE = x509.ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate (TCG Credential Profiles)
 SKEW_S = 300  # how far ahead of the relying party's clock a gateway's may run
 _CHANGED = "the file was changed or made by something else; fetch it again"
 
@@ -122,8 +124,32 @@ def _quoted(b: UnverifiedBundle, anchor: x509.Certificate, at_utc_ns: int) -> No
     except (ValueError, OverflowError, OSError):
         raise InputError("the time is out of range", "give a time between the years 1 and 9999") from None
     key = _named("the TPM key is not certified by the anchor", lambda: verify_path(b.chain, anchor, at))
+    _attests(b.chain)
     require_low_s_tpmt(b.signature)
     _named("the quote does not hold", lambda: verify_quote(key, b.attest, b.signature, b.header.qualifying(), dict(b.pcrs)))
+
+
+def _attests(chain: tuple[bytes, ...]) -> None:
+    """The leaf is a TPM's attestation key, and no CA made for something else has issued it.
+
+    Only an attestation key is bound to sign what its TPM says of itself; any other key under the same anchor could sign anything.
+    """
+    leaf, *issuers = (x509.load_der_x509_certificate(der) for der in chain)
+    purposes = _extension(leaf, x509.ExtendedKeyUsage)
+    basic = _extension(leaf, x509.BasicConstraints)
+    if purposes is None or AK_PURPOSE not in purposes or (basic is not None and basic.ca):
+        raise EvidenceError("the key that quotes is not certified as a TPM's attestation key", "enrol the gateway at its CA")
+    for issuer in issuers:
+        purposes = _extension(issuer, x509.ExtendedKeyUsage)
+        if _extension(issuer, x509.NameConstraints) is not None or (purposes is not None and AK_PURPOSE not in purposes):
+            raise EvidenceError("a CA that may not certify attestation keys has certified this one", "enrol the gateway at its CA")
+
+
+def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def _signed(b: UnverifiedBundle, leaf: VerdictLeaf) -> None:

@@ -26,6 +26,8 @@ class Reader:
     def __init__(self, value: object, what: str) -> None:
         if not isinstance(value, Mapping):
             raise malformed(f"{what} is no map")
+        if not all(type(key) in (int, str) for key in value):  # True would be found under 1, and 1.0 too
+            raise malformed(f"{what} has a key that is neither number nor text")
         self.what = what
         self._map: Mapping[Any, Any] = value
         self._taken: set[Any] = set()
