@@ -39,6 +39,7 @@ from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, S
 from gateway.model.instant import Instant, TimeQuality
 from gateway.model.observation import Observation
 from gateway.model.profile import References
+from gateway.notify import Notify
 from gateway.people import People
 from gateway.store.audit import AuditLog
 from gateway.store.cache import CertificateCache
@@ -234,6 +235,9 @@ class App:
         group.create_task(doors.until(self.stopping), name="doors")
         sys.stdout.write(f"ready {self.config.gateway.id} {__version__}\n")
         sys.stdout.flush()
+        notify = Notify()
+        notify.ready(f"{self.config.gateway.name} is running")
+        group.create_task(notify.beat(), name="watchdog")
         log.info(
             "%s is running: %d devices, %d profiles",
             self.config.gateway.name,
