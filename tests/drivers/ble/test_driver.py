@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import Any
 
@@ -77,13 +78,13 @@ async def test_readings_follow_the_lease(ward: Ward) -> None:
     ward.begin()
     await up(ward)
     grant, outbox = ward.context.grant("patch-1"), ward.context.outbox
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.2)
     state = await ward.patch()
     assert (state["connected"], state["subscribed"], state["notifications"]) == (True, False, 0)  # level 0
 
     await ward.attest(b"\x11" * 32)
     grant.set(TrustLevel.LIMITED, PROFILE.rules)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.2)
     assert (await ward.patch())["notifications"] == 0  # below the required level
 
     grant.set(TrustLevel.STANDARD, PROFILE.rules)
@@ -99,7 +100,7 @@ async def test_readings_follow_the_lease(ward: Ward) -> None:
     began = time.monotonic()
     sent = (await ward.until(lambda s: not s["subscribed"]))["notifications"]
     assert time.monotonic() - began < 1.0
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(1.2)
     assert (await ward.patch())["notifications"] == sent
     assert isinstance(await ward.attest(b"\x66" * 32), Evidence)  # the attestation service stays
 
@@ -170,11 +171,11 @@ async def test_a_wearable_that_comes_and_goes_leaks_nothing(ward: Ward) -> None:
     ward.begin()
     await up(ward)
     before = await connections(ward)
-    for _ in range(3):
+    for away_s in (0.3, 2.5):  # shorter and longer than the driver's notion of having been away
         since = len(ward.context.events)
         await ward.patch("vanish")
         await ward.context.wait(LinkChanged, lambda e: not e.up, since)
-        await asyncio.sleep(2.5)  # longer than a pause between two advertisements
+        await asyncio.sleep(away_s)
         await ward.patch("appear")
         await up(ward, since)
     assert isinstance(await ward.attest(b"\x22" * 32), Evidence)
@@ -269,3 +270,45 @@ async def test_without_a_bus_the_driver_says_so(ward: Ward) -> None:
     assert not down.up
     assert "check that dbus.service runs" in down.detail
     await until(lambda: len(ward.failures) >= 2, "another try")
+
+
+async def test_a_wearable_that_was_reset_is_told_and_bonds_when_added_again(ward: Ward) -> None:
+    ward.assign()
+    ward.begin()
+    await up(ward)
+    since = len(ward.context.events)
+    await ward.patch("vanish")
+    await ward.patch("forget")
+    await ward.patch("appear")
+    told = await ward.context.wait(LinkChanged, lambda e: "ended the link at its bond" in e.detail, since)
+    assert "remove the device and add it again" in told.detail
+    ward.driver.assign([])
+    ward.assign()
+    await up(ward, since)
+    assert (await ward.patch())["pairings"] == 2
+
+
+async def test_a_bluez_that_hangs_is_told_and_recovers(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("bluez.CALL_S", 0.6),
+        ("driver.CALL_S", 0.6),
+        ("driver.WATCH_S", 0.5),
+        ("driver.AGAIN_S", 0.2),
+        ("link.GATT_S", 0.6),
+    ):
+        monkeypatch.setattr(f"drivers.ble.{name}", value)
+    ward.assign()
+    ward.begin()
+    await up(ward)
+    since = len(ward.context.events)
+    ward.bench.processes["bluez"].signal(signal.SIGSTOP)
+    try:
+        down = await ward.context.wait(PartChanged, lambda e: not e.up, since)
+        assert "did not answer" in down.detail
+        assert isinstance(await ward.attest(b"\x11" * 32), EvidenceFailed)
+    finally:
+        ward.bench.processes["bluez"].signal(signal.SIGCONT)
+    await ward.context.wait(PartChanged, lambda e: e.up, since)
+    await up(ward, since)
+    assert isinstance(await ward.attest(b"\x22" * 32), Evidence)
+    assert (await ward.patch())["pairings"] == 1
