@@ -1,0 +1,160 @@
+"""The actions of the page: which are offered from where a device is, what each asks first, and the command it becomes.
+
+The gateway decides whether a command is carried out; this only asks well. Refuses to know HTTP and HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import InputError
+from gateway.model.event import OperatorCommand
+from gateway.model.view import DeviceView, User
+from gateway.web.render import Offer
+
+_MINUTES_MAX = 480  # a shift; longer needs another person to open it again
+_REASON_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing an action asks for. ``most`` is the largest number, or the greatest length."""
+
+    name: str
+    label: str
+    kind: str = "text"
+    hint: str = ""
+    value: str = ""
+    most: int = _REASON_MAX
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The page that an action shows first."""
+
+    verb: str
+    title: str
+    lead: str
+    button: str
+    fields: tuple[Field, ...] = ()
+    lists: tuple[tuple[str, str], ...] = ()
+
+
+_PASSWORD = Field(
+    "password",
+    "Your password",
+    "password",
+    "It is checked by the part of the gateway that owns the policy, not by this page.",
+    most=256,
+)
+_MINUTES = Field("minutes", "For how many minutes", "number", value="30", most=_MINUTES_MAX)
+_REASON = Field("reason", "Reason", hint="It goes into the audit log under your name.")
+
+_OFFERS: dict[str, tuple[Offer, ...]] = {
+    "proposed": (Offer("accept", "Accept"),),
+    "observing": (Offer("attest", "Attest now", direct=True), Offer("enforce", "Enforce")),
+    "enforced": (
+        Offer("attest", "Attest now", direct=True),
+        Offer("service", "Service mode"),
+        Offer("observe", "Only observe"),
+        Offer("break-glass", "Break glass"),
+    ),
+    "service": (
+        Offer("attest", "Attest now", direct=True),
+        Offer("accept", "Accept changes"),
+        Offer("undo", "End without accepting"),
+    ),
+    "suspended": (Offer("observe", "Only observe"), Offer("enforce", "Enforce")),
+}
+
+
+def offers(device: DeviceView) -> tuple[Offer, ...]:
+    """What can be done with a device in its state."""
+    found = _OFFERS.get(device.state, ())
+    return tuple(o for o in found if o.verb != "break-glass" or _breakable(device))
+
+
+def offered(device: DeviceView, verb: str) -> Offer:
+    """The offer for ``verb``; raises InputError when the device's state has no such action."""
+    for offer in offers(device):
+        if offer.verb == verb:
+            return offer
+    raise InputError(f"{device.id} is {device.state}: {verb} is not possible now", "load the device's page again")
+
+
+def question(device: DeviceView, verb: str) -> Question:
+    """What the page asks before ``verb``. Raises InputError when that is not possible now."""
+    offered(device, verb)
+    match verb:
+        case "enforce":
+            return _enforce(device)
+        case "observe":
+            lead = f"{device.name} then gets all its flows, whatever its level. Nothing of it is cut; all is counted and logged."
+            return Question(verb, f"Only observe {device.name}", lead, "Only observe", (_PASSWORD,))
+        case "service":
+            lead = (
+                "A repair or a firmware update looks exactly like an attack. In service mode monitoring stays and readings are "
+                "labelled; what changed is then accepted by a second person, or undone."
+            )
+            return Question(verb, f"Service mode for {device.name}", lead, "Start service mode", (_MINUTES, _REASON))
+        case "accept" if device.state == "proposed":
+            lead = f"It was seen at {device.address}. Once accepted it is observed: its flows pass and are counted; nothing is cut."
+            return Question(verb, f"Accept {device.name}", lead, "Accept", (_PASSWORD,))
+        case "accept":
+            lead = "What the device measures now becomes its reference. Compare every value with the maker’s before you accept it."
+            return Question(verb, f"Accept the changes of {device.name}", lead, "Accept these changes")
+        case "undo":
+            lead = (
+                "Service mode ends. What changed and was not accepted counts as what it looks like: the device may lose its level."
+            )
+            return Question(verb, f"End service of {device.name} without accepting", lead, "End without accepting")
+        case "break-glass":
+            return _break_glass(device)
+        case _:
+            return Question(verb, f"{verb.capitalize()} {device.name}", "", verb.capitalize())
+
+
+def command(user: User, device: DeviceView, verb: str, form: Mapping[str, str]) -> OperatorCommand:
+    """The command that a filled-in question becomes. Raises InputError with what is missing."""
+    asked = question(device, verb).fields
+    arguments = {f.name: _checked(f, form) for f in asked}
+    secret = arguments.pop("password", "")
+    return OperatorCommand(user.name, user.role, verb, device.id, tuple(sorted(arguments.items())), secret)
+
+
+def _checked(field: Field, form: Mapping[str, str]) -> str:
+    value = form.get(field.name, "") if field.kind == "password" else form.get(field.name, "").strip()
+    if not value:
+        raise InputError(f"{field.label.lower()} is missing", "fill it in")
+    if field.choices and value not in field.choices:
+        raise InputError(f"{field.name} is none of {', '.join(field.choices)}", "choose one of them")
+    if field.kind == "number":
+        if not (value.isascii() and value.isdigit() and len(value) <= 4) or not 1 <= int(value) <= field.most:
+            raise InputError(f"{field.name} is a whole number from 1 to {field.most}", "change it")
+        return str(int(value))
+    if len(value) > field.most or not value.isprintable():
+        raise InputError(f"{field.name} is at most {field.most} printable characters", "make it shorter")
+    return value
+
+
+def _enforce(device: DeviceView) -> Question:
+    stays = [f for f in device.functions if f.on_loss == "vital"]
+    lists = [("cut", f"{name}: cut as soon as you press Enforce") for name in device.would_cut]
+    lists += [("always", f"{f.name}: always on, it needs no level") for f in stays]
+    if device.would_cut:
+        lead = f"{device.name} has level {device.level} now. With that, this would happen at once:"
+    else:
+        lead = f"{device.name} has level {device.level} now. Nothing would be cut; from then on it gets what its evidence earns."
+    return Question("enforce", f"Enforce {device.name}", lead, "Enforce", (_PASSWORD,), tuple(lists))
+
+
+def _break_glass(device: DeviceView) -> Question:
+    lead = "One function passes for a limited time, whatever the device's level: only flows of its profile. It rings an alarm."
+    choice = Field("function", "Function", choices=_breakable(device), value=_breakable(device)[0])
+    return Question("break-glass", f"Break glass for {device.name}", lead, "Break glass", (choice, _MINUTES, _REASON, _PASSWORD))
+
+
+def _breakable(device: DeviceView) -> tuple[str, ...]:
+    return tuple(f.name for f in device.functions if not f.allowed)

@@ -1,0 +1,181 @@
+"""The live view: server-sent events, made once for all who look, at most four times a second.
+
+There are no queues: each stream remembers what it has sent and, whenever it can write again, sends what is different by then.
+So a slow screen costs nothing but its own freshness. Refuses to know how parts look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+
+from gateway import codec
+from gateway.errors import UnavailableError
+from gateway.model.view import WardView
+from gateway.ports import ConsolePort
+from gateway.web import actions
+from gateway.web.desk import DESK, Visitor, WebSettings, visitor
+from gateway.web.present import Card, Deadlines, Ward, present
+from gateway.web.render import Renderer, Slots
+
+log = logging.getLogger("wardgate.web")
+
+_COALESCE_S = 0.25  # at most four pictures a second
+_LOOK_S = 1.0  # a picture at least this often while someone looks, also as the sign of life
+_CHECK_S = 15.0  # how often a stream asks whether its session still lasts
+_WRITE_S = 10.0  # a client that takes longer than this for one message is gone
+_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+
+
+class Hub:
+    """One picture at a time, shared. ``run`` is a task of the application; it works only while someone looks."""
+
+    def __init__(self, console: ConsolePort, renderer: Renderer, settings: WebSettings) -> None:
+        self._console, self._settings = console, settings
+        self._slots = Slots(renderer)
+        self._deadlines = Deadlines()
+        self._last: tuple[WardView, Ward, dict[str, str]] | None = None
+        self._fresh = asyncio.Condition()
+        self._changed = asyncio.Event()
+        self._streams: Counter[str] = Counter()
+        self.version = 0
+        self.closing = False
+
+    @asynccontextmanager
+    async def watching(self, session: str) -> AsyncIterator[None]:
+        """Count a stream in and out. Raises UnavailableError when there are enough."""
+        if self.closing or self._streams.total() >= self._settings.streams or self._streams[session] >= self._settings.streams_each:
+            raise UnavailableError("too many live views are open", "close another one, or reload in a minute")
+        self._streams[session] += 1
+        self._changed.set()
+        try:
+            yield
+        finally:
+            self._streams[session] -= 1
+            self._streams += Counter()
+
+    async def next(self, seen: int) -> tuple[int, WardView, Ward, dict[str, str]]:
+        """The newest picture after version ``seen``. Raises ConnectionError when the server stops."""
+        async with self._fresh:
+            await self._fresh.wait_for(lambda: self.closing or self.version > seen)
+        if self.closing or self._last is None:
+            raise ConnectionResetError("the server stops")
+        return self.version, *self._last
+
+    def ward(self) -> Ward:
+        """The picture now, for a page: same deadlines as the live view, so that a page and its stream agree."""
+        return present(self._console.view(), self._deadlines)
+
+    async def run(self) -> None:
+        """Make pictures until cancelled; one that fails is missing, and every screen says that the view is lost."""
+        end = self._console.subscribe(self._changed.set)
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S if self._streams else None):
+                        await self._changed.wait()
+                self._changed.clear()
+                if self._streams:
+                    try:
+                        await self._make()
+                    except Exception:  # boundary: one bad picture must not end the live view for good
+                        log.exception("the live view could not be made")
+                await asyncio.sleep(_COALESCE_S)
+        finally:
+            end()
+
+    async def close(self) -> None:
+        """End every stream."""
+        self.closing = True
+        async with self._fresh:
+            self._fresh.notify_all()
+
+    async def _make(self) -> None:
+        view = self._console.view()
+        ward = present(view, self._deadlines)
+        self._last = view, ward, self._slots.of(ward)
+        self.version += 1
+        async with self._fresh:
+            self._fresh.notify_all()
+
+
+async def live(request: web.Request) -> web.StreamResponse:
+    """For the page: parts as HTML, only those that this stream has not sent yet."""
+    desk, who = request.app[DESK], visitor(request)
+    sent: dict[str, str] = {}
+    levels: dict[str, Card] = {}
+
+    def message(_: WardView, ward: Ward, slots: dict[str, str]) -> str:
+        parts = {name: html for name, html in slots.items() if sent.get(name) is not html}
+        for name, html in _actions(desk.renderer, who, desk.console.view() if who.operator else None).items():
+            if sent.get(name) != html:
+                parts[name] = html
+        sent.update(parts)
+        for gone in sent.keys() - slots.keys():
+            if "/" in gone and gone.partition("/")[0] not in {c.id for c in ward.cards}:
+                del sent[gone]
+        order = [[c.id, c.tone] for c in ward.cards]
+        said = _announce(levels, ward)
+        return json.dumps(
+            {
+                "now_ms": ward.now_ms, "time": ward.time_utc, "build": desk.renderer.build,
+                "title": ward.overview.headline, "say": said, "order": order, "parts": parts,
+            },
+            separators=(",", ":"), ensure_ascii=False,
+        )  # fmt: skip
+
+    return await _stream(request, who, "ward", message)
+
+
+async def view_stream(request: web.Request) -> web.StreamResponse:
+    """For scripts: the whole view as JSON whenever it changed."""
+    return await _stream(request, visitor(request), "view", lambda view, _w, _s: json.dumps(codec.to_plain(view)))
+
+
+async def _stream(
+    request: web.Request, who: Visitor, kind: str, message: Callable[[WardView, Ward, dict[str, str]], str]
+) -> web.StreamResponse:
+    desk = request.app[DESK]
+    loop = asyncio.get_running_loop()
+    async with desk.hub.watching(who.session):
+        response = web.StreamResponse(headers=_HEADERS)
+        await response.prepare(request)
+        seen, checked = desk.hub.version, loop.time()  # whatever was made before this moment may be old
+        # a client, or the server, that goes away ends the stream, and that is no error
+        with suppress(ConnectionError, TimeoutError):
+            await response.write(b"retry: 1000\n\n")
+            while True:
+                seen, view, ward, slots = await desk.hub.next(seen)
+                if who.session and loop.time() - checked > _CHECK_S:
+                    checked = loop.time()
+                    if await desk.accounts.session(who.session) is None:
+                        break
+                data = f"event: {kind}\nid: {seen}\ndata: {message(view, ward, slots)}\n\n".encode()
+                async with asyncio.timeout(_WRITE_S):
+                    await response.write(data)
+        return response
+
+
+def _actions(renderer: Renderer, who: Visitor, view: WardView | None) -> dict[str, str]:
+    """The actions of each device for this visitor: they depend on the role and on the session's token."""
+    if view is None:
+        return {}
+    return {f"{d.id}/actions": renderer.part("actions", d.id, actions.offers(d), who.csrf) for d in view.devices}
+
+
+def _announce(before: dict[str, Card], ward: Ward) -> str:
+    """What a screen reader says: devices whose level or tone changed since this stream's last picture."""
+    changes = []
+    for card in ward.cards:
+        old = before.get(card.id)
+        if old is not None and (old.tone, old.level.level) != (card.tone, card.level.level):
+            changes.append(f"{card.main.name}: level {card.level.level}, {card.level.verdict}. {card.main.reason}")
+    before.clear()
+    before.update({c.id: c for c in ward.cards})
+    return " ".join(changes[:5])

@@ -1,0 +1,109 @@
+"""Words and numbers for people: durations, countdowns, quantities, sentences.
+
+Pure functions from values to text. Refuses to know HTML and what a device is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+LEVEL_WORDS = ("none", "limited", "standard", "full")
+BUS_WORDS = {"ble": "Bluetooth", "modbus": "Modbus", "hl7": "HL7"}
+PART_WORDS = {
+    "tpm": "TPM",
+    "bluetooth": "Bluetooth",
+    "enforcer": "Enforcer",
+    "disk": "Disk",
+    "uplink": "Uplink",
+    "clock": "Clock",
+}
+LINK_WORDS = {"up": "link up", "down": "link down", "unknown": "link not known yet"}
+STATE_WORDS = {
+    "proposed": "new",
+    "observing": "observed",
+    "enforced": "enforced",
+    "service": "in service",
+    "suspended": "suspended",
+    "retired": "retired",
+}
+FRESH_MS = 5_000  # a reading older than this is shown as the last one, greyed, with its age
+_QUANTITIES = {
+    "MDC_ECG_HEART_RATE": "Heart rate",
+    "MDC_PULS_RATE": "Pulse rate",
+    "MDC_PULS_OXIM_SAT_O2": "SpO₂",
+    "MDC_PULS_OXIM_PULS_RATE": "Pulse rate",
+    "MDC_FLOW_FLUID_PUMP": "Infusion rate",
+    "MDC_TEMP_BODY": "Temperature",
+    "MDC_PRESS_BLD_NONINV_SYS": "Systolic",
+    "MDC_PRESS_BLD_NONINV_DIA": "Diastolic",
+}
+_UNITS = {"/min": "/min", "{beats}/min": "bpm", "mL/h": "ml/h", "Cel": "°C", "mm[Hg]": "mmHg", "1": ""}
+
+
+def duration(ms: int) -> str:
+    """How long something has lasted: ``8 s``, ``3 min``, ``2 h 13 min``, ``4 d 2 h``."""
+    seconds = max(0, ms) // 1000
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def countdown(ms: int) -> str:
+    """How long is left: ``0:24``, ``12:40``, ``1:02:03``; ``over`` once nothing is."""
+    seconds = -(-ms // 1000)
+    if seconds <= 0:
+        return "over"
+    hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def quantity(code: str) -> str:
+    """A person's name for an MDC code; an unknown code in lower case without its prefix."""
+    return _QUANTITIES.get(code) or code.removeprefix("MDC_").replace("_", " ").strip().capitalize() or "Reading"
+
+
+def unit(ucum: str) -> str:
+    """A person's form of a UCUM unit."""
+    return _UNITS.get(ucum, ucum)
+
+
+def number(value: float) -> str:
+    """A measured value, without digits that the device did not mean."""
+    return f"{value:.6g}"
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital and a full stop, once each. A name of a device at its start keeps its small letter."""
+    text = text.strip()
+    if not text:
+        return ""
+    if not text.split(" ", 1)[0].endswith(":"):
+        text = text[0].upper() + text[1:]
+    return text if text[-1] in ".!?" else text + "."
+
+
+def listing(names: list[str], limit: int = 3) -> str:
+    """``a``, ``a and b``, ``a, b and c``, ``a, b, c and 4 more``."""
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def moment(text: str) -> datetime | None:
+    """An aware UTC time from ISO 8601 text; None when it is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def earlier(text: str, ms: int) -> str:
+    """ISO 8601, ``ms`` milliseconds before the ISO time ``text``, to the second; empty when ``text`` is no time."""
+    at = moment(text)
+    return "" if at is None else (at - timedelta(milliseconds=ms)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,260 @@
+"""A console and accounts with behaviour: a ward of three devices whose levels can be changed, people who can log in.
+
+Commands change the ward as the product's would, so a test sees what a person would see. Knows no engine and no disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from gateway.errors import InputError, RefusedError
+from gateway.model.device import DeviceState, next_state
+from gateway.model.event import OperatorCommand
+from gateway.model.instant import Instant
+from gateway.model.observation import Reading
+from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
+
+PASSWORD = "a sentence to remember"
+CLAIM = "ABCD-EFGH"
+
+
+def now_ms() -> int:
+    """Boot time in milliseconds."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class FakeConsole:
+    """``ConsolePort``: ``set_level``, ``put_reading`` and ``change`` move the ward; listeners are told."""
+
+    def __init__(self) -> None:
+        self.commands: list[OperatorCommand] = []
+        self.password = PASSWORD
+        self._listeners: list[Callable[[], None]] = []
+        self._lease_ends: dict[str, int] = {}
+        self._certificate_ends: dict[str, int] = {}
+        self._events: list[EventView] = []
+        self.mute = False  # nobody is told: what a hung gateway looks like
+        self.parts = {
+            "tpm": (True, "quotes in 0.3 s"),
+            "bluetooth": (True, "one adapter, 1 of 5 links in use"),
+            "enforcer": (True, "leases are renewed"),
+            "disk": (True, "61 GB free"),
+            "uplink": (True, "everything has been delivered"),
+            "clock": (True, "authenticated time"),
+        }
+        started = now_ms() - 7_980_000
+        self.devices = {d.id: d for d in _ward(started)}
+        self.say("", "information", "Wardgate 0.1.0 started; the ward’s policy is confirmed")
+        for d in self.devices.values():
+            self.say(d.id, "information", f"{d.id}: level 0 → {d.level}: {d.reason}")
+            self.renew(d.id)
+
+    # --- ConsolePort ---
+
+    def view(self) -> WardView:
+        """The picture now."""
+        now = now_ms()
+        devices = tuple(self._timed(d, now) for d in self.devices.values())
+        observing = any(d.state == "observing" for d in devices)
+        parts = tuple(PartView(n, ok, text) for n, (ok, text) in self.parts.items())
+        gateway = GatewayView(
+            "ward-7-east", "Ward 7 East", "0.1.0", "observing" if observing else "enforcing", parts, 118, 1204, 798, now,
+            datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "authenticated", 0, "5f" * 32,
+        )  # fmt: skip
+        return WardView(now, gateway, devices, tuple(reversed(self._events[-30:])))
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Tell ``listener`` of changes."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def command(self, command: OperatorCommand) -> Outcome:
+        """Carry out what the product would: the table of transitions, the password for what changes policy."""
+        self.commands.append(command)
+        device = self.devices.get(command.device_id)
+        if device is None:
+            raise InputError(f"there is no device {command.device_id}", "see device list")
+        if command.verb in ("enforce", "observe", "break-glass") and command.secret != self.password:
+            raise RefusedError("the password is wrong", "type your own password")
+        if command.verb not in ("attest", "break-glass"):
+            try:
+                state = next_state(DeviceState(device.state), command.verb)
+            except ValueError as e:
+                raise InputError(str(e), "see the device's state") from None
+            self.change(device.id, state=state.value, would_cut=())
+        self.say(device.id, "information", f"{command.actor}: {command.verb} {device.id}")
+        return Outcome(True, f"{device.name}: {command.verb} is done", (("device_id", device.id),))
+
+    async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
+        """Newest first."""
+        return [e for e in reversed(self._events) if before is None or e.sequence < before][:limit]
+
+    async def bundle(self, device_id: str) -> bytes:
+        """Some CBOR."""
+        if self.devices[device_id].level == 0:
+            raise InputError(f"{device_id} has no certificate", "wait until it has earned a level")
+        return bytes.fromhex("a1616101")
+
+    async def explain(self, device_id: str, function: str | None) -> dict[str, object]:
+        """A few steps."""
+        d = self.devices[device_id]
+        return {
+            "device": device_id,
+            "level": d.level,
+            "policy": "9c" * 32,
+            "steps": ["token: r = 20", f"level {d.level}"],
+            "vetoes": [],
+        }
+
+    # --- what a test does to the ward ---
+
+    def set_level(self, device_id: str, level: int, reason: str) -> None:
+        """The device has ``level`` from now on; its functions follow."""
+        d = self.devices[device_id]
+        functions = tuple(replace(f, allowed=f.on_loss == "vital" or level >= f.required) for f in d.functions)
+        alarms = (f"{device_id}: {reason}; monitoring stays",) if level == 0 else ()
+        self.say(device_id, "alarm" if level < d.level else "information", f"{device_id}: level {d.level} → {level}: {reason}")
+        self.change(device_id, level=level, reason=reason, since_ms=now_ms(), functions=functions, alarms=alarms,
+                    tier="affirming" if level else "contraindicated")  # fmt: skip
+        self.renew(device_id)
+
+    def change(self, device_id: str, **fields: object) -> None:
+        """Replace fields of a device and tell everyone."""
+        self.devices[device_id] = replace(self.devices[device_id], **fields)  # type: ignore[arg-type]
+        self.tell()
+
+    def put_reading(
+        self, device_id: str, quantity: str, unit: str, value: float | None, absent: str | None = None, age_s: float = 0
+    ) -> None:
+        """The newest reading of a quantity."""
+        at = Instant("boot-test", (now_ms() - round(age_s * 1000)) * 1_000_000, time.time_ns())
+        others = tuple(r for r in self.devices[device_id].readings if r.quantity != quantity)
+        self.change(device_id, readings=(*others, Reading(quantity, unit, value, absent, at)))
+
+    def renew(self, device_id: str, lease_ms: int = 29_000, certificate_ms: int = 760_000) -> None:
+        """A new lease and certificate for a device that has a level."""
+        self._lease_ends[device_id], self._certificate_ends[device_id] = now_ms() + lease_ms, now_ms() + certificate_ms
+
+    def say(self, device_id: str, severity: str, text: str) -> None:
+        """One more line in the event feed."""
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        kind = "decision" if device_id else "gateway"
+        self._events.append(EventView(len(self._events) + 1, at, now_ms() * 1_000_000, kind, severity, device_id, text))
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell the listeners."""
+        for listener in [] if self.mute else self._listeners:
+            listener()
+
+    def _timed(self, d: DeviceView, now: int) -> DeviceView:
+        trusted = d.level > 0 and d.state in ("enforced", "observing", "service")
+        return replace(
+            d,
+            lease_left_ms=max(0, self._lease_ends[d.id] - now) if trusted else None,
+            certificate_left_ms=max(0, self._certificate_ends[d.id] - now) if trusted else None,
+            evidence_age_ms=min(now - d.since_ms, 4000) if trusted else None,
+        )
+
+
+class FakeAccounts:
+    """``Accounts``: in memory, with the product's rules: one claim code, refused after three wrong passwords, links used once."""
+
+    def __init__(self, claimed: bool = True) -> None:
+        self.code: str | None = None if claimed else CLAIM
+        self.people = {n: (PASSWORD, r) for n, r in (("ada", "admin"), ("bea", "biomed"), ("vic", "viewer"))} if claimed else {}
+        self.sessions: dict[str, User] = {}
+        self.links: set[str] = set()
+        self.wrong: dict[str, int] = {}
+
+    async def claim(self, code: str, user: str, password: str) -> User:
+        """The first admin."""
+        if len(password) < 12:
+            raise InputError("a password has 12 to 256 characters", "take a sentence that you can remember")
+        if self.code is None or code.upper() != self.code:
+            raise RefusedError("that is not the claim code", "4 tries are left")
+        self.code = None
+        self.people[user] = (password, "admin")
+        return User(user, "admin")
+
+    async def login(self, user: str, password: str, source: str) -> User:
+        """Three wrong passwords, then a wait."""
+        await asyncio.sleep(0)
+        if self.wrong.get(user, 0) >= 3:
+            raise RefusedError("too many wrong passwords", "try again in 30 s")
+        if self.people.get(user, ("",))[0] != password:
+            self.wrong[user] = self.wrong.get(user, 0) + 1
+            raise RefusedError("that name and password do not fit", "try again, or ask an admin to set a new password")
+        return User(user, self.people[user][1])
+
+    async def start_session(self, user: User) -> str:
+        """A token."""
+        token = secrets.token_urlsafe(32)
+        self.sessions[token] = user
+        return token
+
+    async def session(self, token: str) -> User | None:
+        """Who it is."""
+        return self.sessions.get(token)
+
+    async def end_session(self, token: str) -> None:
+        """Log out."""
+        self.sessions.pop(token, None)
+
+    async def claimed(self) -> bool:
+        """Whether someone owns it."""
+        return any(role == "admin" for _, role in self.people.values())
+
+    async def add_user(self, actor: User, name: str, password: str, role: str) -> User:
+        """Another person."""
+        self.people[name] = (password, role)
+        return User(name, role)
+
+    async def one_time_view(self) -> str:
+        """A link's token."""
+        token = secrets.token_urlsafe(32)
+        self.links.add(token)
+        return token
+
+    async def redeem_view(self, link: str, source: str = "") -> str:
+        """Once."""
+        if link not in self.links:
+            raise RefusedError("this link was used, has expired or never was", "ask for a new one")
+        self.links.remove(link)
+        return await self.start_session(User("view-link", "viewer"))
+
+
+def _ward(started: int) -> list[DeviceView]:
+    good = "good evidence of token"
+    return [
+        DeviceView(
+            "patch-1", "Heart-rate patch, bed 4", "ble", "Heart-rate patch", "C0:00:00:00:00:01", "enforced", 3, 2, "affirming",
+            good, started, "up", None, None, 118, None, None,
+            (FunctionView("readings", 2, True, "cut", f"level 3 is enough, it needs 2: {good}"),),
+            (), (),
+        ),
+        DeviceView(
+            "pump-1", "Infusion pump, bed 4", "modbus", "Infusion pump", "10.77.0.11", "enforced", 3, 3, "affirming",
+            "good evidence of configuration and token", started, "up", None, None, 118, None, None,
+            (
+                FunctionView("control", 2, True, "cut", f"level 3 is enough, it needs 2: {good}"),
+                FunctionView("maintenance", 3, True, "cut", f"level 3 is enough, it needs 3: {good}"),
+                FunctionView("monitoring", 0, True, "vital", "vital: it needs no level and is never cut"),
+            ),
+            (), (),
+        ),
+        DeviceView(
+            "monitor-1", "Bedside monitor, bed 2", "hl7", "Bedside monitor", "10.77.0.12", "enforced", 2, 2, "warning",
+            "good evidence of identity", started, "up", None, None, 117, None, None,
+            (
+                FunctionView("results", 2, True, "read_only", f"level 2 is enough, it needs 2: {good}"),
+                FunctionView("alarms", 0, True, "vital", "vital: it needs no level and is never cut"),
+            ),
+            (), (),
+        ),
+    ]  # fmt: skip
