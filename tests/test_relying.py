@@ -305,7 +305,7 @@ def test_as_json_is_one_document() -> None:
     plain = json.loads(json.dumps(as_json(verify_bundle(BUNDLE, ANCHOR, AT))))
     assert (plain["device"], plain["level"], plain["class"], plain["sequence"]) == ("pump-1", 3, "asymmetric", 7)
     assert plain["age_s"] == 60 and plain["expires_in_s"] == 540
-    assert plain["freshness"]["kind"] == "epoch" and plain["pcrs"]["7"] == "07" * 32
+    assert plain["freshness"]["kind"] == "epoch" and plain["pcrs"]["7"] == "08" * 32
     assert plain["functions"] == {"control": True, "maintenance": True, "monitoring": True}
 
 

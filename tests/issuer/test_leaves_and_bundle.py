@@ -38,6 +38,34 @@ def test_verdicts_come_back(v: Verdict, digest: bytes) -> None:
     assert codec.encode(cbor2.loads(data)) == data
 
 
+def test_a_verdict_is_the_map_of_the_readme() -> None:
+    v = verdict()
+    e = v.evidence[0]
+    assert cbor2.loads(encode_verdict(v, H)) == {
+        0: 1,
+        1: "pump-1",
+        2: "infusion-pump",
+        3: 3,
+        4: 2,
+        5: {0: 2, 2: 3, 4: 2},
+        6: "asymmetric",
+        7: [["application/psa-attestation-token", e.evidence_hash, e.nonce, "port:p-pump-1"]],
+        8: v.policy_id,
+        9: v.issued_at.utc_ns,
+        10: 3,
+        11: v.expires_utc_ns,
+        12: [["control", True], ["maintenance", True], ["monitoring", True]],
+        13: H,
+    }
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 300))
+def test_numbers_and_lengths_have_their_shortest_form(number: int, length: int) -> None:
+    v = verdict(expires_utc_ns=number, policy_id="x" * length, profile="é" * length)
+    data = encode_verdict(v, H)
+    assert codec.encode(cbor2.loads(data)) == data
+
+
 def test_boot_time_is_not_in_a_leaf() -> None:
     back = parse_verdict(encode_verdict(verdict(), H)).verdict
     assert back.issued_at.boot_id == "" and back.issued_at.mono_ns == 0
