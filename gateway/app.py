@@ -11,9 +11,7 @@ import secrets
 import signal
 import ssl
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import drivers
@@ -34,9 +32,9 @@ from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
+from gateway.machine_clock import MachineClock
 from gateway.model.device import DeviceState
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
-from gateway.model.instant import Instant, TimeQuality
 from gateway.model.observation import Observation
 from gateway.model.profile import References
 from gateway.notify import Notify
@@ -48,22 +46,8 @@ from gateway.store.inventory import Inventory
 from gateway.store.outbox import Outbox
 from gateway.supervisor import Supervisor
 
-_BUILD_UTC_NS = 1_795_478_400_000_000_000  # 2026-11-24: a clock that says less is wrong
 NONCE_SIZE = 32
 log = logging.getLogger("wardgate")
-
-
-class SystemClock:
-    """Boot time from CLOCK_BOOTTIME; wall time with the floor of this build as its only quality until something better is known."""
-
-    def __init__(self) -> None:
-        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-    def now(self) -> Instant:
-        """The present."""
-        utc = time.time_ns()
-        quality = TimeQuality.RTC if utc >= _BUILD_UTC_NS else TimeQuality.FLOOR
-        return Instant(self._boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME), max(utc, _BUILD_UTC_NS), quality)
 
 
 class Keeper:
@@ -129,7 +113,7 @@ class App:
     """Everything, built but not yet running."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.clock = config, SystemClock()
+        self.config, self.clock = config, MachineClock()
         self.profiles = load_profiles(config)
         self.database = Database(config.gateway.state / "wardgate.sqlite")
         self.audit, self.inventory = AuditLog(self.database), Inventory(self.database)

@@ -73,11 +73,11 @@ def initialise(a: Answers) -> Answer:
 
 
 def _told(a: Answers, config: Config, claim: str, done: Sequence[str]) -> Answer:
-    from gateway.web.label import claim_text
+    from gateway.web.label import claim_label
 
     url = f"https://{config.web.names[0]}:{config.web.port}/"
     lines = [*done, f"configuration: {a.config}", a.config.read_text(encoding="utf-8")] if not a.new_claim else []
-    lines += [f"claim code: {claim}   (once, within 30 minutes, at {url})", claim_text(url, claim)]
+    lines += [f"claim code: {claim}   (once, within 30 minutes, at {url})", claim_label(url, claim)]
     return {"config": str(a.config), "claim": claim, "url": url, "changes": list(done)}, lines
 
 
@@ -188,13 +188,13 @@ async def _with_store(config: Config, work: Callable[[Any], Awaitable[T]]) -> T:
 
 
 async def _new_claim(config: Config) -> str:
-    from gateway.app import SystemClock
+    from gateway.machine_clock import MachineClock
     from gateway.store.accounts import Accounts
     from gateway.store.audit import AuditLog
 
     async def work(database: Any) -> str:
         audit = AuditLog(database)
-        accounts = Accounts(database, SystemClock(), audit)
+        accounts = Accounts(database, MachineClock(), audit)
         try:
             return await accounts.new_claim()
         finally:

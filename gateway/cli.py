@@ -303,8 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout")
     common.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=f"default {DEFAULT_CONFIG}")
-    parser = argparse.ArgumentParser(prog="wardgate", description=__doc__.splitlines()[0] if __doc__ else "", parents=[common])
-    parser.set_defaults(json=False, config=DEFAULT_CONFIG)
+    parser = argparse.ArgumentParser(prog="wardgate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default {DEFAULT_CONFIG}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, function: Command, text: str, within: Any = commands) -> argparse.ArgumentParser:

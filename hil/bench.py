@@ -110,7 +110,8 @@ class Bench:
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
         os.chown(self.alarm_dir, ENFORCER_UID, ENFORCER_UID)
-        self.ward = Ward(self.policy_state, self.prefix, tables=False)
+        self.ward = Ward(self.prefix, directory=self.policy_state)
+        self.ward.build()
         return "a ward and a hospital", "namespaces, a bridge with isolated ports, proxy ARP: devices keep their addresses"
 
     def _machine(self) -> tuple[str, str]:

@@ -167,8 +167,10 @@ def _device(d: dict[str, Any], profile: str) -> dict[str, Any]:
 
 def artifacts(bench: Bench, directory: Path) -> None:
     """Bundles, the anchor and the newest quote, in the formats that other tools read."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     from gateway.issuer.bundle import parse_bundle
-    from gateway.relying import ak_of
 
     (directory / "bundles").mkdir(parents=True, exist_ok=True)
     (directory / "quote").mkdir(exist_ok=True)
@@ -183,7 +185,8 @@ def artifacts(bench: Bench, directory: Path) -> None:
     quote = directory / "quote"
     (quote / "attest.bin").write_bytes(newest.attest)
     (quote / "signature.bin").write_bytes(newest.signature)
-    (quote / "ak.pem").write_bytes(ak_of(newest))
+    ak = x509.load_der_x509_certificate(newest.chain[0]).public_key()
+    (quote / "ak.pem").write_bytes(ak.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     (quote / "qualifying.hex").write_text(newest.header.qualifying().hex())
     (quote / "pcrs.json").write_text(json.dumps({str(n): v.hex() for n, v in newest.pcrs}, indent=1))
 
