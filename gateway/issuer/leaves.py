@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from struct import Struct
 
 from gateway import codec
 from gateway.issuer.strict import Reader, malformed, row, sized, whole
@@ -23,6 +24,7 @@ ISSUING = "issuing"  # the purpose of the key that signs EARs
 MEASURED_ROOTS = ("uefi", "none")  # who measured the gateway's boot before its own software ran
 _KEYS, _VERDICT = 0, 1
 _SHORT = tuple(bytes((n,)) for n in range(256))  # CBOR heads of one byte, and all small numbers
+_LONG = Struct(">BQ").pack  # a CBOR head of nine bytes
 _MAX_ROWS = 64  # keys, pieces of evidence or functions in one leaf
 
 VECTOR_NAMES = tuple(f.name.replace("_", "-") for f in fields(TrustVector))  # position = the claim's integer key (AR4SI)
@@ -102,7 +104,7 @@ def encode_verdict(verdict: Verdict, ear_hash: bytes) -> bytes:
             b"\x02",
             _known_text(v.profile),
             b"\x03",
-            _uint(v.level),
+            _SHORT[v.level],
             b"\x04",
             _uint(v.tier),
             b"\x05",
@@ -111,13 +113,13 @@ def encode_verdict(verdict: Verdict, ear_hash: bytes) -> bytes:
             _known_text(v.evidence_class),
             b"\x07",
             _head(0x80, len(v.evidence)),
-            *[_evidence_row(e) for e in v.evidence],
+            *map(_evidence_row, v.evidence),
             b"\x08",
             _known_text(v.policy_id),
             b"\x09",
             _uint(issued.utc_ns),
             b"\x0a",
-            _uint(issued.quality),
+            _SHORT[issued.quality],
             b"\x0b",
             _uint(v.expires_utc_ns),
             b"\x0c",
@@ -138,11 +140,11 @@ def _head(major: int, number: int) -> bytes:
         return bytes((major | 25,)) + number.to_bytes(2, "big")
     if number < 0x1_0000_0000:
         return bytes((major | 26,)) + number.to_bytes(4, "big")
-    return bytes((major | 27,)) + number.to_bytes(8, "big")
+    return _LONG(major | 27, number)
 
 
 def _uint(number: int) -> bytes:
-    return _SHORT[number] if number < 24 else _head(0, number)
+    return _LONG(27, number) if number > 0xFFFF_FFFF else _head(0, number)
 
 
 def _octets(value: bytes) -> bytes:
@@ -151,11 +153,20 @@ def _octets(value: bytes) -> bytes:
 
 def _text(value: str) -> bytes:
     raw = value.encode()
-    return _head(0x60, len(raw)) + raw
+    length = len(raw)
+    return (_SHORT[0x60 | length] if length < 24 else _head(0x60, length)) + raw
 
 
 def _evidence_row(e: EvidenceRef) -> bytes:
-    return b"".join((b"\x84", _known_text(e.media_type), _octets(e.evidence_hash), _octets(e.nonce), _text(e.channel)))
+    digest, nonce = e.evidence_hash, e.nonce
+    return b"\x84%b%b%b%b%b%b" % (
+        _known_text(e.media_type),
+        _head(0x40, len(digest)),
+        digest,
+        _head(0x40, len(nonce)),
+        nonce,
+        _text(e.channel),
+    )
 
 
 _known_text = lru_cache(maxsize=256)(_text)  # profiles, classes, policy ids, media types: few, and the same in every batch
