@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hil.process import Process, start
@@ -40,11 +41,12 @@ class BleBench:
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
         (self.run / "bus.address").write_text(self.bus_address + "\n")
+        self.hci.unlink(missing_ok=True)
         try:
             self.start_bus()
-            self._start("radio", "-m", "hil.radio", "--dir", str(self.run))
-            self.start_bluez()
-            self.start_patch()
+            with ThreadPoolExecutor() as pool:  # they wait for each other's sockets by themselves
+                for part in [pool.submit(f) for f in (self.start_radio, self.start_bluez, self.start_patch)]:
+                    part.result()
         except BaseException:
             self.stop()
             raise
@@ -57,6 +59,10 @@ class BleBench:
         argv = ["dbus-daemon", f"--config-file={conf}", "--nofork", "--nopidfile", "--print-address"]
         self.processes["dbus"] = start("dbus", argv, log_dir=self.log, netns=self._netns, ready="unix:path=")
         self.bus_socket.chmod(0o666)
+
+    def start_radio(self) -> None:
+        """Start (again) the air."""
+        self._start("radio", "-m", "hil.radio", "--dir", str(self.run))
 
     def start_bluez(self) -> None:
         """Start (again) ``org.bluez``; its bonds are on disk."""
@@ -78,9 +84,10 @@ class BleBench:
         self.processes[name].popen.wait()
 
     def stop(self) -> None:
-        """End everything, the last started first."""
-        for process in reversed(list(self.processes.values())):
-            process.stop(2.0)
+        """End everything, the wearables first."""
+        order = ("patch", "bluez", "radio", "dbus")  # a host that loses its radio has nothing to say good-bye with
+        for name in sorted(self.processes, key=lambda n: order.index(n) if n in order else -1):
+            self.processes[name].stop(2.0)
         self.processes.clear()
 
     def _start(self, name: str, *argv: str) -> None:

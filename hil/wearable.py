@@ -28,6 +28,7 @@ from drivers.ble import attestation
 from hil import control
 from hil.psa import PsaSigner
 
+RADIO_S = 10.0  # patience with a radio that is still starting
 _P, _READ, _WRITE = Characteristic.Properties, Characteristic.READABLE, Characteristic.WRITEABLE
 _ENCRYPTED_READ = _READ | Characteristic.READ_REQUIRES_ENCRYPTION
 _ENCRYPTED_WRITE = _WRITE | Characteristic.WRITE_REQUIRES_ENCRYPTION
@@ -52,7 +53,10 @@ def only_encryption() -> tuple[PairingDelegate.KeyDistribution, PairingDelegate.
 
 
 async def open_host(hci_path: Path, name: str, address: str, bonds: Path) -> tuple[Device, Transport]:
-    """A bumble host on a controller of the air; its bonds survive in the file ``bonds``."""
+    """A bumble host on a controller of the air; its bonds survive in the file ``bonds``. Waits for the radio."""
+    async with asyncio.timeout(RADIO_S):
+        while not os.access(hci_path, os.W_OK):  # noqa: ASYNC110 - a file sets no event
+            await asyncio.sleep(0.02)
     transport = await open_transport(f"unix:{hci_path}")
     config = DeviceConfiguration(name=name, address=hci.Address(address), irk=os.urandom(16))
     device = Device(config=config, host=Host(transport.source, transport.sink))
@@ -194,6 +198,11 @@ class Wearable:
         """The maker's firmware, an honest service."""
         self.signer.components, self.mode = self._genuine, "honest"
 
+    async def forget(self) -> None:
+        """Lose all bonds, as after a reset to factory settings."""
+        assert self.device.keystore is not None
+        await self.device.keystore.delete_all()
+
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One command of the bench."""
         match request["do"]:
@@ -213,8 +222,13 @@ class Wearable:
                 for connection in self.device.connections.values():
                     self.device.request_pairing(connection)
             case "forget":
-                assert self.device.keystore is not None
-                await self.device.keystore.delete_all()
+                await self.forget()
+            case "reset":
+                await self.vanish()
+                await self.forget()
+                self.restore()
+                self.passkey, self.counts = request.get("passkey"), Counts()
+                await self.appear()
             case other:
                 raise ValueError(f"no such command: {other}")
         return self._state()

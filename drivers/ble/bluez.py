@@ -23,6 +23,7 @@ CALL_S = 5.0  # any method of bluetoothd but Pair and Connect answers at once or
 PAIR_S = 30.0  # SMP's own timeout (Core, Vol 3, Part H, 3.4)
 _BUS, _BLUEZ = "org.freedesktop.DBus", "org.bluez"
 _DEVICE, _ADAPTER = "org.bluez.Device1", "org.bluez.Adapter1"
+_ALREADY = "org.bluez.Error.AlreadyExists"
 _NO_BUS = "check that dbus.service runs; Wardgate connects again by itself"
 _GONE = (ConnectionError, EOFError, OSError, RuntimeError)
 
@@ -97,17 +98,17 @@ class Bluez:
         member: str,
         signature: str = "",
         body: list[Any] | None = None,
-        limit_s: float = CALL_S,
+        patience_s: float | None = None,
     ) -> list[Any]:
         """Call a method. Raises DBusError as the peer sent it, UnavailableError when nobody answers."""
         if self._bus is None or not self._bus.connected:
             raise UnavailableError("the D-Bus system bus is gone", _NO_BUS)
         message = Message(to, path, interface, member, signature=signature, body=body or [])
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(patience_s or CALL_S):
                 reply = await self._bus.call(message)
         except TimeoutError:
-            raise UnavailableError(f"{member} of {to} did not answer in {limit_s:.0f} s", "restart bluetooth.service") from None
+            raise UnavailableError(f"{member} of {to} did not answer", "restart bluetooth.service") from None
         except _GONE as e:
             raise UnavailableError("the D-Bus system bus is gone", _NO_BUS) from e
         if reply.message_type is MessageType.ERROR:
@@ -116,11 +117,13 @@ class Bluez:
 
     async def register_agent(self) -> None:
         """Make our agent the default one. Raises UnavailableError."""
-        try:
-            await self._call(_BLUEZ, "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os", [PATH, CAPABILITY])
-            await self._call(_BLUEZ, "/org/bluez", "org.bluez.AgentManager1", "RequestDefaultAgent", "o", [PATH])
-        except DBusError as e:
-            raise UnavailableError(f"bluetoothd refused the pairing agent ({e.type})", "restart bluetooth.service") from e
+        for member, signature, body in (("RegisterAgent", "os", [PATH, CAPABILITY]), ("RequestDefaultAgent", "o", [PATH])):
+            try:
+                await self._call(_BLUEZ, "/org/bluez", "org.bluez.AgentManager1", member, signature, body)
+            except DBusError as e:
+                if e.type != _ALREADY:  # registered before: this daemon only hung
+                    remedy = "restart bluetooth.service"
+                    raise UnavailableError(f"bluetoothd refused the pairing agent ({e.type})", remedy) from e
 
     async def power(self, adapter: str) -> None:
         """Switch the adapter on. Raises UnavailableError naming what is wrong with it."""
@@ -157,7 +160,7 @@ class Bluez:
     async def pair(self, path: str) -> None:
         """Connect and pair, with our agent answering. Raises DeviceError; the link is down then."""
         try:
-            await self._call(_BLUEZ, path, _DEVICE, "Pair", limit_s=PAIR_S)
+            await self._call(_BLUEZ, path, _DEVICE, "Pair", patience_s=PAIR_S)
         except DBusError as e:
             await self.hang_up(path)
             raise DeviceError(f"pairing failed ({e.type.rpartition('.')[2]})", "check the passkey on the device's label") from e

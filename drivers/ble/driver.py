@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from bleak import BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakError
 
-from drivers.ble.bluez import Bluez, forget_bleak
+from drivers.ble.bluez import CALL_S, Bluez, forget_bleak
 from drivers.ble.link import Air, Link
 from drivers.ble.sightings import Sightings
 from gateway.driver import Assignment, Context
@@ -24,6 +24,7 @@ from gateway.model.event import DeviceSeen, EvidenceFailed, PartChanged
 
 PART = "bluetooth"
 SCAN_S, REST_S = 6.0, 24.0  # once everybody is connected, the radio listens a fifth of the time
+WATCH_S = 10.0  # how often a silent org.bluez is asked whether it lives
 AGAIN_S = 2.0  # after a session that could not begin
 _MAX_PENDING = 32  # reports of unknown devices that wait for the engine
 
@@ -121,6 +122,7 @@ class BleDriver:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scan(), name="ble-scan")
             group.create_task(self._report_seen(), name="ble-seen")
+            group.create_task(self._watch_adapter(bluez), name="ble-watch")
             await self._keep_links(group, air)
 
     async def _keep_links(self, group: asyncio.TaskGroup, air: Air) -> None:
@@ -147,7 +149,7 @@ class BleDriver:
     async def _scan(self) -> None:
         """Listen: all the time while a device of ours is missing, a fifth of it otherwise."""
         while True:
-            async with BleakScanner(self._advertised, bluez={"adapter": self._adapter}):
+            async with self._listening():
                 await asyncio.sleep(SCAN_S)
                 while self._missing():
                     self._stirred.clear()
@@ -156,6 +158,26 @@ class BleDriver:
             while not self._missing() and (left := rest_until - asyncio.get_running_loop().time()) > 0:
                 self._stirred.clear()
                 await _any(self._stirred, timeout_s=left)
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        scanner = BleakScanner(self._advertised, bluez={"adapter": self._adapter})
+        async with asyncio.timeout(CALL_S):
+            await scanner.start()
+        try:
+            yield
+        finally:
+            try:
+                async with asyncio.timeout(CALL_S):  # bleak waits for ever on a daemon that hangs
+                    await scanner.stop()
+            except (BleakError, TimeoutError, OSError, EOFError) as e:
+                self._context.log.debug("scanning did not stop in order: %r", e)
+
+    async def _watch_adapter(self, bluez: Bluez) -> None:
+        """A daemon that hangs keeps its name, an adapter that is pulled out or switched off sends nothing: ask."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await bluez.power(self._adapter)
 
     def _missing(self) -> bool:
         return not all(link.up for link in self._links.values())
@@ -194,6 +216,6 @@ def _reason(e: BaseException) -> str:
         return _reason(e.exceptions[0])
     if isinstance(e, UnavailableError):
         return str(e)
-    if isinstance(e, BleakError):
+    if isinstance(e, (BleakError, TimeoutError)):
         return f"the Bluetooth adapter does not work ({type(e).__name__}); see `journalctl -u bluetooth`"
     return f"the Bluetooth session ended ({type(e).__name__}); it is begun again"

@@ -137,12 +137,17 @@ class Link:
         await self._in_range(air, path)
         gone = asyncio.Event()
         async with air.connecting:
-            await self._bonded(air, path)
+            old_bond = await self._bonded(air, path)
             about = BLEDevice(self._address, None, {"path": path, "props": {"Adapter": f"/org/bluez/{air.adapter}"}})
             client = BleakClient(about, disconnected_callback=lambda _: gone.set(), timeout=CONNECT_S)
             try:
                 async with asyncio.timeout(CONNECT_S + GATT_S):  # bleak's own clean-up is not bounded
                     await client.connect()
+            except BleakError as e:
+                await self._let_go(client)
+                if old_bond:
+                    raise DeviceError("it ended the link at its bond", "if it was reset, remove the device and add it again") from e
+                raise
             except BaseException:
                 await self._let_go(client)
                 raise
@@ -173,14 +178,14 @@ class Link:
 
     # --- the bond ---
 
-    async def _bonded(self, air: Air, path: str) -> None:
-        """Have a bond as good as the assignment wants. Raises DeviceError."""
+    async def _bonded(self, air: Air, path: str) -> bool:
+        """Have a bond as good as the assignment wants; whether it was there before. Raises DeviceError."""
         wanted = Bond.NONE if self.assignment.passkey is None else Bond.MITM
         if await air.bluez.paired(path):
             if self.bond is Bond.NONE and wanted is Bond.NONE:
                 self.bond = Bond.JUST_WORKS  # whoever made it, nobody vouches for a passkey
             if wanted is Bond.NONE or self.bond is Bond.MITM:
-                return
+                return True
             await air.bluez.remove(air.adapter, path)
             raise DeviceError("a bond of unknown making was deleted", "nothing to do: the device is bonded again with its passkey")
         self.bond = Bond.NONE
@@ -193,6 +198,7 @@ class Link:
                 "another device may use this one's address: look for it, or take the passkey away if it has none",
             )
         self.bond = Bond.MITM if under_way.entered else Bond.JUST_WORKS
+        return False
 
     # --- readings ---
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dbus_fast import Message
+from dbus_fast.aio import MessageBus
 
 from drivers.ble.driver import BleDriver
 from gateway.driver import Assignment
@@ -99,32 +102,65 @@ class Ward:
         return got[0].evidence if isinstance(got[0], EvidenceArrived) else got[0]
 
 
-async def _ward(passkey: int | None) -> AsyncIterator[Ward]:
+@pytest.fixture(scope="module")
+def bench() -> Iterator[BleBench]:
+    """One bench for a module; ``reset`` makes it as new before every test."""
     directory = Path(tempfile.mkdtemp(prefix="wgble"))
-    bench = BleBench(directory, passkey=passkey, advertising_ms=100.0)
+    made = BleBench(directory, advertising_ms=100.0)
     try:
-        await asyncio.to_thread(bench.start)
-        ward = Ward(bench)
-        try:
-            yield ward
-        finally:
-            await ward.end()
+        made.start()
+        yield made
     finally:
-        await asyncio.to_thread(bench.stop)
+        made.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
+async def reset(bench: BleBench, passkey: int | None) -> None:
+    """Everything runs, nobody knows anybody, the patch is honest and at rest."""
+    for process in bench.processes.values():
+        process.signal(signal.SIGCONT) if process.running else None
+    stranger = bench.processes.pop("stranger", None)
+    if stranger is not None:
+        stranger.stop()
+    if not bench.processes["dbus"].running:
+        bench.processes["bluez"].stop()
+        bench.start_bus()
+    if not bench.processes["bluez"].running:
+        bench.start_bluez()
+    if not bench.processes["patch"].running:
+        bench.start_patch()
+    ask(bench.patch_ctl, "reset", passkey=passkey)
+    bus = await MessageBus(bus_address=bench.bus_address).connect()
+    try:
+        objects = await bus.call(Message("org.bluez", "/", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"))
+        for path, interfaces in objects.body[0].items():
+            if "org.bluez.Device1" in interfaces:
+                adapter = ("org.bluez", "/org/bluez/hci0", "org.bluez.Adapter1", "RemoveDevice")
+                await bus.call(Message(*adapter, signature="o", body=[path]))
+    finally:
+        bus.disconnect()
+
+
+async def _ward(bench: BleBench, passkey: int | None) -> AsyncIterator[Ward]:
+    await reset(bench, passkey)
+    ward = Ward(bench)
+    try:
+        yield ward
+    finally:
+        await ward.end()
+
+
 @pytest.fixture
-async def ward(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
+async def ward(bench: BleBench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
     """A ward whose patch has a passkey on its label."""
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
-    async for w in _ward(PASSKEY):
+    async for w in _ward(bench, PASSKEY):
         yield w
 
 
 @pytest.fixture
-async def unprotected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
+async def unprotected(bench: BleBench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
     """A ward whose patch bonds just-works."""
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
-    async for w in _ward(None):
+    async for w in _ward(bench, None):
         yield w
