@@ -24,7 +24,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
-from gateway.driver import Assignment, Driver
+from gateway.driver import Assignment, Clock, Driver, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
 from gateway.engine import Engine
@@ -90,8 +90,8 @@ class DriverContext:
 
     def __init__(self, app: App, name: str) -> None:
         self._app = app
-        self.clock = app.clock
-        self.outbox = app.readings
+        self.clock: Clock = app.clock
+        self.outbox: OutboxPort = app.readings
         self.log = logging.getLogger(f"wardgate.{name}")
 
     async def emit(self, event: Event) -> None:
@@ -246,17 +246,10 @@ class App:
         kind = str(event.get("event", ""))
         if kind == "watching":
             await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
-        elif kind == "tampered":
-            await self.conductor.emit(
-                PartChanged("rules", up=False, detail=str(event.get("text", "the kernel's rules were changed")))
-            )
+        elif kind in ("tampered", "restored"):
+            await self.conductor.emit(PartChanged("rules", up=kind == "restored", detail=str(event.get("text", ""))))
         elif kind == "denied":
-            text = str(event.get("text") or f"{event.get('source')} → {event.get('destination')} was refused")
-            await self.conductor.emit(Behaviour(self._owner(event), "denied", text, int(event.get("count", 1))))
-
-    def _owner(self, event: Mapping[str, Any]) -> str:
-        ends = (event.get("source"), event.get("destination"))
-        return next((s.id for s in self.conductor.engine.standings.values() if any(a in ends for a in s.device.ip_addresses)), "")
+            await self.conductor.emit(Behaviour(str(event["device"]), "denied", str(event["text"]), int(event["count"])))
 
     async def _feed(self) -> None:
         while True:

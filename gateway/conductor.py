@@ -135,8 +135,8 @@ class Conductor:
     def take(self, event: Event | None, effects: Sequence[Effect], now: Instant) -> None:
         """Apply revocations now; leave the rest, with the event itself, to ``carry``."""
         revoked = [e for e in effects if isinstance(e, Grant) and e.revocation]
-        for effect in revoked:
-            self._revoke(effect.lease, now)
+        for grant in revoked:
+            self._revoke(grant.lease, now)
         for effect in effects:
             if isinstance(effect, Challenge):
                 self._errand(self._ask(effect))
