@@ -29,6 +29,12 @@ def run(arguments: Sequence[str]) -> int:
     except WardgateError as e:
         sys.stderr.write(f"wardgate: {e}\n")
         return 2 if e.fault is Fault.INPUT else 1
+    except ModuleNotFoundError as e:
+        name = (e.name or "").partition(".")[0]
+        if name in ("gateway", "drivers"):
+            raise  # a part of ourselves that is missing is a broken installation, not a missing extra
+        sys.stderr.write(f"wardgate: this command needs {name}, which is not installed; pip install 'wardgate[appliance]'\n")
+        return 1
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
