@@ -42,6 +42,7 @@ class Certificates:
         self._attester, self._cache, self._counters = attester, cache, counters
         self._build, self._platform, self._certified, self._part = build, platform, certified, part
         self._pending: dict[str, tuple[Verdict, bytes]] = {}
+        self._unsaved: dict[str, tuple[str, int, bytes, str, int]] = {}  # EARs are saved an epoch at a time: one sync
         self._head: BatchHead | None = None
         self._sealing = False
         self.newest_quote: tuple[QuotedState, ClosedBatch] | None = None
@@ -58,8 +59,8 @@ class Certificates:
         token = seal(cwt, self._attester.sign(cwt.to_sign))
         text = seal(jwt, self._attester.sign(jwt.to_sign)).decode()
         self._pending[verdict.device_id] = (verdict, token)
+        self._unsaved[verdict.device_id] = (verdict.device_id, self._counters.sequence, token, text, verdict.expires_utc_ns)
         self._counters.certificates += 1
-        await self._cache.save_ear(verdict.device_id, self._counters.sequence, token, text, verdict.expires_utc_ns)
 
     async def seal(self, sequence: int, now: Instant) -> None:
         """One quote over every verdict since the last. An epoch without verdicts, or one while the last still runs, is skipped."""
@@ -74,8 +75,9 @@ class Certificates:
             self._sealing = False
 
     async def _seal(self, now: Instant) -> None:
-        chain = self._attester.ak_chain()
-        taken = dict(self._pending)
+        rows, self._unsaved = list(self._unsaved.values()), {}
+        await self._cache.save_ears(rows)
+        chain, taken = self._attester.ak_chain(), dict(self._pending)
         batch = Batch(
             self._attester.software_keys(), self._attester.issuing_spki(), self._platform, chain, secrets.token_bytes(SALT_SIZE)
         )

@@ -67,6 +67,13 @@ class Checkpoint:
             )
 
 
+_SAVE_EAR = (
+    "INSERT INTO certificates (device_id, ear_sequence, cwt, jwt, ear_expires_ns) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (device_id) DO UPDATE SET ear_sequence = excluded.ear_sequence, cwt = excluded.cwt,"
+    " jwt = excluded.jwt, ear_expires_ns = excluded.ear_expires_ns WHERE excluded.ear_sequence >= ear_sequence"
+)
+
+
 class CertificateCache:
     """On one database. Raises UnavailableError when the disk does not let it."""
 
@@ -75,12 +82,11 @@ class CertificateCache:
 
     async def save_ear(self, device_id: str, sequence: int, cwt: bytes, jwt: str, expires_utc_ns: int) -> None:
         """Keep an EAR issued in epoch ``sequence``; an older one than the one kept is ignored."""
-        sql = (
-            "INSERT INTO certificates (device_id, ear_sequence, cwt, jwt, ear_expires_ns) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (device_id) DO UPDATE SET ear_sequence = excluded.ear_sequence, cwt = excluded.cwt,"
-            " jwt = excluded.jwt, ear_expires_ns = excluded.ear_expires_ns WHERE excluded.ear_sequence >= ear_sequence"
-        )
-        await self._db.run(lambda db: db.execute(sql, (device_id, sequence, cwt, jwt, expires_utc_ns)))
+        await self.save_ears([(device_id, sequence, cwt, jwt, expires_utc_ns)])
+
+    async def save_ears(self, rows: Sequence[tuple[str, int, bytes, str, int]]) -> None:
+        """``save_ear`` for an epoch's (device id, sequence, CWT, JWT, expiry), in one transaction: one sync of the disk."""
+        await self._db.run(lambda db: db.conn.executemany(_SAVE_EAR, rows))
 
     async def save_batch(self, head: BatchHead, bundles: Sequence[tuple[str, bytes, int]]) -> None:
         """Keep a quoted batch: the chain's new head and (device id, bundle, expiry) of all its devices, in one transaction.
