@@ -3,8 +3,9 @@
 Static rules, moving membership: this document is all of the membership that only a confirmed policy may change. What cannot be
 enforced is refused here, loudly, with all reasons at once. Refuses to know nftables and how a document reaches the kernel.
 
-Who gets what: *enforced* and *service* devices get their flows at their levels; an *observing* device is bound and seen (its flows
-go directly and uncut, not through a proxy) and can be attested; *proposed*, *suspended* and *retired* devices are not there at all.
+Who gets what: *enforced* and *service* devices get their flows at their levels, proxied where the profile says so. An *observing*
+device gets the same flows, so that the kernel can tell what its level would not allow, but it is ``seen`` (all of it passes) and
+nothing of it goes through a proxy. *Proposed*, *suspended* and *retired* devices are not there at all.
 """
 
 from __future__ import annotations
@@ -222,15 +223,13 @@ def _add_flow(draft: _Draft, device: Device, function: Function, flow: Flow, add
         draft.wrong(device, f"its peer {flow.peer} is the gateway itself", function.name)
     if not flow.from_device and draft.toward.setdefault((address, str(flow.protocol), flow.port), flow.via) != flow.via:
         draft.wrong(device, f"{flow.protocol} port {flow.port} is proxied in one function and direct in another", function.name)
-    _note_function(draft, device, function, key)
+    _note_function(draft, device, function, key, flow)
     if function.on_loss is OnLoss.VITAL:
         draft.sets[f"vital{family}"].add(key)
         return
     if flow.via:
         _add_attestation(draft, device, function, flow, address)
-    if device.state not in _ENFORCED:
-        return
-    if flow.via:
+    if flow.via and device.state in _ENFORCED:
         listen = draft.proxy_ports.get(device.bus, 0)
         draft.sets[f"via{family}"].add((address, str(flow.protocol), flow.port, listen))
     draft.level(key, _flow_level(function, flow))
@@ -252,9 +251,14 @@ def _add_attestation(draft: _Draft, device: Device, function: Function, flow: Fl
         draft.level((gateway, address, str(flow.protocol), flow.port), 0)
 
 
-def _note_function(draft: _Draft, device: Device, function: Function, key: Key) -> None:
-    """What a break-glass of this function opens: only flows of the profile, in the direction of who opens them."""
-    entry = draft.functions.setdefault(device.id, {}).setdefault(function.name, {"flows4": [], "flows6": []})
-    flows = entry[f"flows{_family(key[0])}"]
-    if list(key) not in flows:
-        flows.append(list(key))
+def _note_function(draft: _Draft, device: Device, function: Function, key: Key, flow: Flow) -> None:
+    """What a break-glass of this function opens: flows of the profile, and past the proxy where there is one."""
+    empty: dict[str, list[list[str | int]]] = {"set4": [], "set6": [], "via4": [], "via6": []}
+    entry = draft.functions.setdefault(device.id, {}).setdefault(function.name, empty)
+    family = _family(key[0])
+    parts: list[tuple[str, list[str | int]]] = [(f"set{family}", list(key))]
+    if flow.via and device.state in _ENFORCED:
+        parts.append((f"via{family}", list(key[1:])))
+    for part, element in parts:
+        if element not in entry[part]:
+            entry[part].append(element)
