@@ -10,6 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway import codec
 from gateway.certify import Batch, complete
@@ -323,3 +325,26 @@ def test_as_json_is_one_document() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+# --- hostile files ---
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats() | st.binary(max_size=70) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 14) | st.text(max_size=3), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.integers(-1, 16), _values)
+def test_any_value_in_place_of_a_field_is_an_evidence_error(key: int, value: Any) -> None:
+    plain = cbor2.loads(BUNDLE)
+    if plain.get(key) != value:
+        refused(codec.encode({**plain, key: value}), ".")
+
+
+@given(st.integers(0, len(BUNDLE)), st.integers(0, len(BUNDLE)), st.binary(max_size=40))
+def test_any_cut_and_paste_is_an_evidence_error(a: int, b: int, middle: bytes) -> None:
+    data = BUNDLE[:a] + middle + BUNDLE[b:]
+    if data != BUNDLE:
+        refused(data, ".")
