@@ -1,0 +1,124 @@
+"""PURE. How an appraisal collects: a trustworthiness vector that only gets worse, findings with the worst first.
+
+Every scheme uses this, so that *none* is where all of them start. Refuses to know any format of evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from hmac import compare_digest
+
+from gateway.model.evidence import Finding, Tier, TrustVector, tier_of
+from gateway.model.profile import Provenance, References, ReferenceValue
+
+MAX_FINDINGS = 20  # what a person reads; the rest is counted in one more finding
+_CLAIMS = tuple(f.name for f in fields(TrustVector))
+_CONFIRMED = (Provenance.MAKER, Provenance.HOSPITAL)
+
+# AR4SI claim values used here (draft-ietf-rats-ar4si, section 2.3.4)
+AFFIRMED = 2
+BOOTED_GENUINE = 3  # executables: what was loaded at boot is approved; nothing is said of later
+UNKNOWN_EVIDENCE = 1  # evidence that cannot be judged: tier none
+CONFIGURATION_INCOMPLETE = 36
+SOURCE_UNATTESTED = 32
+RUNTIME_DEBUGGABLE = 32
+UNRECOGNISED_EXECUTABLE = 33
+CONTRAINDICATED = 96
+NOT_RECOGNISED = 97  # it should be known, and is not
+
+
+@dataclass(slots=True)
+class Sheet:
+    """What one appraisal has seen so far. ``authenticated`` and ``fresh`` start False, every claim starts as *no claim*."""
+
+    authenticated: bool = False
+    fresh: bool = False
+    key_isolated: bool = True
+    observed: dict[str, bytes] = field(default_factory=dict)
+    _claims: dict[str, int] = field(default_factory=dict)
+    _found: list[tuple[Tier, Finding]] = field(default_factory=list)
+    _used: list[ReferenceValue] = field(default_factory=list)
+    _unconfirmed: bool = False
+
+    def claim(self, name: str, value: int) -> None:
+        """Set a claim, unless it stands worse already: worse is a higher tier, and *none* is worse than *affirming*."""
+        if name not in _CLAIMS:
+            raise ValueError(f"no claim is called {name!r}")
+        before = self._claims.get(name)
+        if before is None or _badness(value) > _badness(before):
+            self._claims[name] = value
+
+    def find(self, tier: Tier, code: str, subject: str, text: str, remedy: str) -> None:
+        """Add a finding; ``tier`` only decides its place."""
+        self._found.append((tier, Finding(code, subject, text, remedy)))
+
+    def use(self, reference: ReferenceValue) -> bytes:
+        """A reference value that the appraisal rests on; decides whether the result is countersigned."""
+        self._used.append(reference)
+        return reference.value
+
+    def rest_on_unconfirmed(self) -> None:
+        """Something measured had no reference, or a key has nobody's word: the result cannot be countersigned."""
+        self._unconfirmed = True
+
+    def answers(self, answered: bytes, asked: bytes) -> bool:
+        """Whether evidence answers the nonce it was asked with; then it is fresh. Unasked evidence is read, but not fresh."""
+        if not asked:
+            text = "no nonce was asked with: how old this is cannot be told"
+            self.find(Tier.WARNING, "no-nonce", "nonce", text, "ask with a nonce")
+            return True
+        if not compare_digest(answered, asked):
+            text = f"evidence that answers nonce {short(answered)}, not {short(asked)}: old, or another's"
+            self.find(Tier.NONE, "replayed", "nonce", text, "look for someone who records and replays evidence")
+            return False
+        self.fresh = True
+        return True
+
+    @property
+    def vector(self) -> TrustVector:
+        """The claims as they stand."""
+        return TrustVector(**self._claims)
+
+    @property
+    def tier(self) -> Tier:
+        """As the vector's, but a claim that could not be judged makes a *warning* none: what is unknown is never trusted."""
+        tier = self.vector.tier
+        unknown = any(tier_of(v) is Tier.NONE for v in self._claims.values())
+        return Tier.NONE if unknown and tier is not Tier.CONTRAINDICATED else tier
+
+    @property
+    def countersigned(self) -> bool:
+        """Whether maker, hospital or a second person stands behind every reference used, and there was one."""
+        confirmed = all(r.countersigned or r.provenance in _CONFIRMED for r in self._used)
+        return bool(self._used) and confirmed and not self._unconfirmed
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Worst first, at most ``MAX_FINDINGS`` and one that counts the others."""
+        ordered = [f for _, f in sorted(self._found, key=lambda pair: -_rank(pair[0]))]
+        more = len(ordered) - MAX_FINDINGS
+        if more > 0:
+            last = Finding("more", "", f"{more} more findings of the same appraisal", "look at the evidence itself")
+            ordered = [*ordered[:MAX_FINDINGS], last]
+        return tuple(ordered)
+
+
+def references_named(references: References, prefixes: Sequence[str]) -> dict[str, ReferenceValue]:
+    """The reference values of one scheme, by name. A name that ends in ``:`` stands for all that begin with it."""
+    return {v.name: v for v in references.values if any(v.name.startswith(p) if p.endswith(":") else v.name == p for p in prefixes)}
+
+
+def short(value: bytes) -> str:
+    """The first bytes of a value in hex, for a sentence."""
+    return value[:6].hex() + "…" if len(value) > 6 else value.hex() or "nothing"
+
+
+def _rank(tier: Tier) -> int:
+    """Worst first: contraindicated, none, warning, affirming."""
+    return {Tier.CONTRAINDICATED: 3, Tier.NONE: 2, Tier.WARNING: 1, Tier.AFFIRMING: 0}[tier]
+
+
+def _badness(value: int) -> tuple[int, int]:
+    tier = tier_of(value)
+    return {Tier.CONTRAINDICATED: 3, Tier.WARNING: 2, Tier.NONE: 1, Tier.AFFIRMING: 0}[tier], abs(value)
