@@ -85,7 +85,7 @@ class Request:
                 raise RequestError(f"function 43/14 has no read code {self.read_code}", ILLEGAL_VALUE)
         elif code not in BARE and code != READ_FIFO:
             raise UnknownFunctionError(f"function code {code} is not carried")
-        if values and not (0 <= min(values) and max(values) <= (1 if code == WRITE_COILS else 0xFFFF)):
+        if values and (min(values) < 0 or max(values) > (1 if code == WRITE_COILS else 0xFFFF)):
             raise RequestError("a value out of range", ILLEGAL_VALUE)
         if code == WRITE_COIL and values[0] not in (0, 0xFF00):
             raise RequestError(f"function 5 writes 0 or 0xFF00, not {values[0]:#06x}", ILLEGAL_VALUE)
@@ -147,7 +147,7 @@ class Request:
 
 
 def parse_request(pdu: bytes) -> Request:
-    """The request in a PDU. Raises RequestError (a MalformedError and a ValueError) on anything that does not re-encode to itself."""
+    """The request in a PDU. Raises RequestError (also a ValueError) on anything that does not re-encode to itself."""
     if not 1 <= len(pdu) <= MAX_PDU:
         raise RequestError(f"a PDU has 1 to {MAX_PDU} bytes, not {len(pdu)}")
     read = _READERS.get(pdu[0])

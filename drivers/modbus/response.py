@@ -111,4 +111,4 @@ def _fits_fifo(pdu: bytes) -> bool:
     if len(pdu) < 5:
         return False
     size, count = struct.unpack_from(">HH", pdu, 1)
-    return count <= _MAX_FIFO and size == 2 + 2 * count and len(pdu) == 3 + size
+    return bool(count <= _MAX_FIFO and size == 2 + 2 * count and len(pdu) == 3 + size)
