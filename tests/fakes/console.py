@@ -116,12 +116,20 @@ class FakeConsole:
     def set_level(self, device_id: str, level: int, reason: str) -> None:
         """The device has ``level`` from now on; its functions follow."""
         d = self.devices[device_id]
-        functions = tuple(replace(f, allowed=f.on_loss == "vital" or level >= f.required) for f in d.functions)
+        functions = tuple(self._judged(f, level, reason) for f in d.functions)
         alarms = (f"{device_id}: {reason}; monitoring stays",) if level == 0 else ()
         self.say(device_id, "alarm" if level < d.level else "information", f"{device_id}: level {d.level} → {level}: {reason}")
         self.change(device_id, level=level, reason=reason, since_ms=now_ms(), functions=functions, alarms=alarms,
                     tier="affirming" if level else "contraindicated")  # fmt: skip
         self.renew(device_id)
+
+    @staticmethod
+    def _judged(f: FunctionView, level: int, reason: str) -> FunctionView:
+        if f.on_loss == "vital":
+            return f
+        enough = level >= f.required
+        why = f"level {level} is enough, it needs {f.required}" if enough else f"needs level {f.required}, has {level}"
+        return replace(f, allowed=enough, reason=f"{why}: {reason}")
 
     def change(self, device_id: str, **fields: object) -> None:
         """Replace fields of a device and tell everyone."""
