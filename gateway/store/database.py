@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import resources
@@ -88,13 +88,24 @@ class Database:
     def _transact(self, work: Callable[[Connection], T]) -> T:
         try:
             db = self._db or self._reopen()
-            with db.atomic():
+            with self._transaction(db):
                 return work(db)
         except sqlite3.Error as e:
             if isinstance(e, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
                 raise  # our own mistake, not the disk's
             self._drop()
             raise self._translate(e) from e
+
+    @contextlib.contextmanager
+    def _transaction(self, db: Connection) -> Iterator[None]:
+        """One that other processes (the command line, as root) wait for, instead of failing when both read and then write."""
+        db.conn.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
+        try:
+            yield
+            db.conn.execute("COMMIT")
+        except BaseException:
+            db.rollback()
+            raise
 
     def _reopen(self) -> Connection:
         if self._damaged:

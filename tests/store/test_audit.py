@@ -121,6 +121,24 @@ async def test_concurrent_callers_share_commits_and_each_gets_its_own(database: 
     assert (await log.head()) == await log.verify() == Head(200, done[-1][-1].digest)
 
 
+async def test_two_processes_keep_one_chain(tmp_path: Path) -> None:
+    """The daemon and, as root, the command line: `wardgate init --new-claim` while the daemon runs."""
+    first, second = Database(tmp_path / "w.sqlite"), Database(tmp_path / "w.sqlite")
+    await first.open()
+    await second.open()
+    logs = [AuditLog(first), AuditLog(second)]
+
+    async def write(log: AuditLog) -> None:
+        for i in range(60):
+            await log.append([(AT, Record("k", "", f"{i}"))])
+
+    await asyncio.gather(*(write(log) for log in logs))
+    assert (await logs[0].verify()).sequence == 120
+    for log, db in zip(logs, (first, second), strict=True):
+        await log.close()
+        await db.close()
+
+
 async def test_tail_and_since_show_what_is_for_people(database: Database) -> None:
     log = AuditLog(database)
     await log.append(
