@@ -99,7 +99,12 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self, db: Connection) -> Iterator[None]:
         """One that other processes (the command line, as root) wait for, instead of failing when both read and then write."""
-        db.conn.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
+        try:
+            db.conn.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as e:
+            if _primary(e) != sqlite3.SQLITE_READONLY:
+                raise
+            db.conn.execute("BEGIN")  # a disk that went read-only can still be read, and a write says why it fails
         try:
             yield
             db.conn.execute("COMMIT")
