@@ -206,12 +206,12 @@ class Ward:
     def _gateway(self) -> None:
         lines = [
             "link set lo up",
-            "link add ward0 type bridge",
+            "link add ward0 type bridge no_linklocal_learn 1",
             "link set ward0 address 02:57:47:00:00:01 addrgenmode eui64 up",
             "link set hosp0 address 02:57:47:00:01:01 up",
             f"addr add {GATEWAY4}/24 dev hosp0",
             f"addr add {GATEWAY6}/64 dev hosp0 nodad",
-            f"neigh add proxy {HOSPITAL6} dev ward0",
+            *(f"neigh add proxy {address} dev ward0" for address in (HOSPITAL6, GATEWAY6)),
         ]
         for position in self.positions:
             lines += [

@@ -34,6 +34,7 @@ class Caps:
 
     def device_of(self, address: str) -> str:
         """The device with this address; "" when it is nobody's."""
+        self._refresh()
         return self._of.get(address, ("", 0))[0]
 
     def _refresh(self) -> None:

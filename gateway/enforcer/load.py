@@ -44,6 +44,22 @@ def keep_bridge_out_of_ip_hooks(directory: Path = _SYSCTL) -> None:
             raise LoadError(f"net.bridge.{name} stays {value}", "find what sets it and remove that")
 
 
+def keep_bridges_from_learning(directory: Path = Path("/sys/class/net")) -> None:
+    """Stop bridges of this namespace from learning MACs of link-local frames, or raise.
+
+    The kernel hands an LLDP frame to the port past every hook, and would learn its source address: any device could draw
+    another one's traffic to its own port with one forged frame. A bridge that is made later is met by the next load.
+    """
+    for option in directory.glob("*/bridge/no_linklocal_learn"):
+        try:
+            option.write_text("1\n")
+            value = option.read_text().strip()
+        except OSError as e:
+            raise LoadError(f"cannot set {option}: {e.strerror}", "run as root in the gateway's own namespace") from e
+        if value != "1":
+            raise LoadError(f"{option} stays {value}", "find what sets it and remove that")
+
+
 def list_kernel() -> Listing:
     """What the kernel holds now."""
     return parse_listing(_run(["nft", "-j", "list", "ruleset"]))
@@ -61,6 +77,7 @@ def load_static(table_file: Path, record: Path) -> bool:
     The exchange is one transaction and carries over all elements and leases, so no moment is without the default drop.
     """
     keep_bridge_out_of_ip_hooks()
+    keep_bridges_from_learning()
     try:
         text = table_file.read_bytes()
     except OSError as e:

@@ -169,7 +169,7 @@ def test_a_devices_address_on_another_port_gets_nothing_and_the_device_keeps_wor
         run("ip", "-n", attacker, "link", "set", "eth0", "address", PUMP.mac)
     run("ip", "-n", attacker, "addr", "add", f"{PUMP4}/24", "dev", "eth0")
     try:
-        gate_mac = run("ip", "netns", "exec", rig.ward.gateway, "cat", "/sys/class/net/ward0/address").strip()
+        gate_mac = _gate_mac(rig)
         run("ip", "-n", attacker, "neigh", "replace", HOSP4, "lladdr", gate_mac, "dev", "eth0")
         with Udp(attacker, rig.ward.hospital, PUMP4, HOSP4, w.MONITORING) as impostor:
             assert not impostor.passes(0.4)
@@ -258,7 +258,7 @@ def test_devices_do_not_reach_one_another_by_bridge_or_router(rig: Bench) -> Non
         with Udp(rig.attacker, rig.pump, ATTACKER.ipv4, PUMP4, w.LIMITED) as by_bridge:
             assert not by_bridge.passes(0.4)
         assert rig.ward.counters()["lateral_l2"] > before
-        gate_mac = run("ip", "netns", "exec", rig.ward.gateway, "cat", "/sys/class/net/ward0/address").strip()
+        gate_mac = _gate_mac(rig)
         run("ip", "-n", rig.attacker, "neigh", "replace", PUMP4, "lladdr", gate_mac, "dev", "eth0")
         before = rig.ward.counters()["denied_flow"]
         with Udp(rig.attacker, rig.pump, ATTACKER.ipv4, PUMP4, w.LIMITED) as by_router:
@@ -325,8 +325,8 @@ def test_a_refusal_says_whether_the_level_or_the_flow_was_missing(rig: Bench) ->
     assert reasons[9997] == ("denied", "flow", "pump-1")
 
 
-def test_tagged_frames_and_link_local_groups_carry_nothing_past_the_binding(rig: Bench) -> None:
-    """A frame with a VLAN tag, and one to 01:80:c2:00:00:0e (which a bridge hands to the port itself)."""
+def test_tagged_and_link_local_frames_pass_nothing_and_draw_no_traffic(rig: Bench) -> None:
+    """Frames with a VLAN tag, and to 01:80:c2:00:00:0x, which a bridge hands to the port itself and may learn from."""
     rig.grant(3)
     with inside(rig.attacker):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -336,17 +336,26 @@ def test_tagged_frames_and_link_local_groups_carry_nothing_past_the_binding(rig:
         receiver.bind((HOSP4, w.MONITORING))
         receiver.settimeout(0.3)
         raw.bind(("eth0", 0))
-        packet = _udp_packet(PUMP4, HOSP4, w.MONITORING)
-        gate = bytes.fromhex(
-            run("ip", "netns", "exec", rig.ward.gateway, "cat", "/sys/class/net/ward0/address").strip().replace(":", "")
-        )
-        own = bytes.fromhex(PUMP.mac.replace(":", ""))
-        raw.send(gate + own + b"\x81\x00\x00\x00\x08\x00" + packet)
-        raw.send(gate + own + b"\x81\x00\x00\x05\x08\x00" + packet)
-        raw.send(bytes.fromhex("0180c200000e") + own + b"\x08\x00" + packet)
-        raw.send(gate + own + b"\x08\x00" + packet)
+        packet, own, gate = _udp_packet(PUMP4, HOSP4, w.MONITORING), _mac(PUMP.mac), _mac(_gate_mac(rig))
+        for head in (b"\x81\x00\x00\x00\x08\x00", b"\x81\x00\x00\x05\x08\x00", b"\x08\x00"):
+            raw.send(gate + own + head + packet)
+        for last in range(16):
+            raw.send(bytes.fromhex("0180c20000") + bytes([last]) + own + b"\x08\x00" + packet)
+            raw.send(bytes.fromhex("0180c20000") + bytes([last]) + own + b"\x88\xcc" + b"\0" * 46)
         with pytest.raises(TimeoutError):
             receiver.recv(100)
+    table = run("bridge", "-n", rig.ward.gateway, "fdb", "show", "br", "ward0").splitlines()
+    assert not [line for line in table if PUMP.mac in line and ATTACKER.port in line]
+    with Udp(rig.ward.hospital, rig.pump, HOSP4, PUMP4, w.LIMITED) as flow:
+        assert flow.passes()
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _gate_mac(rig: Bench) -> str:
+    return run("ip", "netns", "exec", rig.ward.gateway, "cat", "/sys/class/net/ward0/address").strip()
 
 
 def _udp_packet(source: str, target: str, port: int) -> bytes:
