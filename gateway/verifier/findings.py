@@ -5,7 +5,6 @@ Every scheme uses this, so that *none* is where all of them start. Refuses to kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from hmac import compare_digest
 
@@ -13,7 +12,9 @@ from gateway.model.evidence import Finding, Tier, TrustVector, tier_of
 from gateway.model.profile import Provenance, References, ReferenceValue
 
 MAX_FINDINGS = 20  # what a person reads; the rest is counted in one more finding
-_CLAIMS = tuple(f.name for f in fields(TrustVector))
+_CLAIMS = frozenset(f.name for f in fields(TrustVector))
+_NO_CLAIMS = TrustVector()
+_WORSE = {Tier.AFFIRMING: 0, Tier.WARNING: 1, Tier.NONE: 2, Tier.CONTRAINDICATED: 3}  # of findings: what comes first
 _CONFIRMED = (Provenance.MAKER, Provenance.HOSPITAL)
 
 # AR4SI claim values used here (draft-ietf-rats-ar4si, section 2.3.4)
@@ -78,14 +79,12 @@ class Sheet:
     @property
     def vector(self) -> TrustVector:
         """The claims as they stand."""
-        return TrustVector(**self._claims)
+        return TrustVector(**self._claims) if self._claims else _NO_CLAIMS
 
     @property
     def tier(self) -> Tier:
         """As the vector's, but a claim that could not be judged makes a *warning* none: what is unknown is never trusted."""
-        tier = self.vector.tier
-        unknown = any(tier_of(v) is Tier.NONE for v in self._claims.values())
-        return Tier.NONE if unknown and tier is not Tier.CONTRAINDICATED else tier
+        return max((tier_of(v) for v in self._claims.values()), key=_WORSE.__getitem__, default=Tier.NONE)
 
     @property
     def countersigned(self) -> bool:
@@ -96,7 +95,7 @@ class Sheet:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Worst first, at most ``MAX_FINDINGS`` and one that counts the others."""
-        ordered = [f for _, f in sorted(self._found, key=lambda pair: -_rank(pair[0]))]
+        ordered = [f for _, f in sorted(self._found, key=lambda pair: -_WORSE[pair[0]])]
         more = len(ordered) - MAX_FINDINGS
         if more > 0:
             last = Finding("more", "", f"{more} more findings of the same appraisal", "look at the evidence itself")
@@ -104,9 +103,9 @@ class Sheet:
         return tuple(ordered)
 
 
-def references_named(references: References, prefixes: Sequence[str]) -> dict[str, ReferenceValue]:
-    """The reference values of one scheme, by name. A name that ends in ``:`` stands for all that begin with it."""
-    return {v.name: v for v in references.values if any(v.name.startswith(p) if p.endswith(":") else v.name == p for p in prefixes)}
+def references_named(references: References, prefixes: tuple[str, ...]) -> dict[str, ReferenceValue]:
+    """The reference values of one scheme by name: those whose name begins with one of ``prefixes``."""
+    return {v.name: v for v in references.values if v.name.startswith(prefixes)}
 
 
 def short(value: bytes) -> str:
@@ -114,11 +113,7 @@ def short(value: bytes) -> str:
     return value[:6].hex() + "…" if len(value) > 6 else value.hex() or "nothing"
 
 
-def _rank(tier: Tier) -> int:
-    """Worst first: contraindicated, none, warning, affirming."""
-    return {Tier.CONTRAINDICATED: 3, Tier.NONE: 2, Tier.WARNING: 1, Tier.AFFIRMING: 0}[tier]
-
-
 def _badness(value: int) -> tuple[int, int]:
+    """A claim's place: by tier (a *warning* is worse than *none* here, as in an EAR's vector), then by number."""
     tier = tier_of(value)
-    return {Tier.CONTRAINDICATED: 3, Tier.WARNING: 2, Tier.NONE: 1, Tier.AFFIRMING: 0}[tier], abs(value)
+    return (1 if tier is Tier.NONE else 0 if tier is Tier.AFFIRMING else int(tier)), abs(value)

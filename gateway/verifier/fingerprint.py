@@ -36,10 +36,10 @@ _CHANGED = "restore the device, or accept the change in service mode"
 def parse_modbus(payload: bytes) -> tuple[bytes, dict[str, bytes]]:
     """(nonce, values by reference name ``object:2``, ``register:100``); raises MalformedError."""
     value = codec.decode(payload)
-    if not isinstance(value, Mapping) or set(value) != {_NONCE, _OBJECTS, _REGISTERS}:
+    if not isinstance(value, dict) or set(value) != {_NONCE, _OBJECTS, _REGISTERS}:
         raise MalformedError("a Modbus fingerprint that is no map of nonce, objects and registers", "update the driver")
     nonce, objects, registers = value[_NONCE], value[_OBJECTS], value[_REGISTERS]
-    if type(nonce) is not bytes or len(nonce) > 64 or not (isinstance(objects, Mapping) and isinstance(registers, Mapping)):
+    if type(nonce) is not bytes or len(nonce) > 64 or not (isinstance(objects, dict) and isinstance(registers, dict)):
         raise MalformedError("a Modbus fingerprint with parts of the wrong kind", "update the driver")
     if len(objects) > MAX_OBJECTS or len(registers) > MAX_REGISTERS:
         raise MalformedError("a Modbus fingerprint that is too large", "look at fewer registers")

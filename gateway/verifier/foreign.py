@@ -34,9 +34,10 @@ def _no_meaning(_: object, __: bool) -> NoReturn:
 
 
 # every tag that the CBOR library gives a meaning to (dates, big numbers, shared references, regular expressions …)
-_REFUSED: Mapping[int, Callable[[Any, bool], Any]] = MappingProxyType(
-    dict.fromkeys((0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 43000, 52, 54, 100, 256, 258, 260, 261, 1004, 55799), _no_meaning)
+_REFUSED: Mapping[int, Callable[[Any, bool], Any]] = dict.fromkeys(  # a plain dict: the decoder reads it on every call
+    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 43000, 52, 54, 100, 256, 258, 260, 261, 1004, 55799), _no_meaning
 )
+MAP = (dict, cbor2.frozendict)  # what the decoder makes of a CBOR map; frozen inside a tag
 _CURVES: Mapping[int, tuple[type[ec.EllipticCurve], int, ec.ECDSA]] = MappingProxyType(  # RFC 9053, section 2.1
     {
         -7: (ec.SECP256R1, 32, ec.ECDSA(hashes.SHA256())),
@@ -97,10 +98,10 @@ def parse_token(data: bytes) -> UnverifiedToken:
     if not (isinstance(value, cbor2.CBORTag) and value.tag == _SIGN1 and _is_array(value.value, 4)):
         raise MalformedError("a token that is no tagged COSE_Sign1", "send CBOR tag 18 around the four parts of a COSE_Sign1")
     protected, unprotected, payload, signature = value.value
-    if not (type(protected) is type(payload) is type(signature) is bytes and isinstance(unprotected, Mapping)):
+    if not (type(protected) is type(payload) is type(signature) is bytes and isinstance(unprotected, MAP)):
         raise MalformedError("a COSE_Sign1 with parts of the wrong kind or a detached payload", "attach the claims")
     header = decode(protected, "a protected header")
-    if not isinstance(header, Mapping) or _CRIT in header:
+    if not isinstance(header, MAP) or _CRIT in header:
         raise MalformedError("a protected header that is no map, or asks for what is not known here", "send the algorithm alone")
     algorithm = header.get(_ALG)
     if type(algorithm) is not int or algorithm not in _CURVES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.errors import EvidenceError, MalformedError
 from gateway.model.evidence import Evidence, Tier
-from gateway.model.profile import Provenance, References, TrustAnchor
+from gateway.model.profile import Provenance, References, ReferenceValue, TrustAnchor
 from gateway.verifier.findings import (
     AFFIRMED,
     BOOTED_GENUINE,
@@ -31,11 +31,13 @@ from gateway.verifier.foreign import decode, parse_token
 
 PROFILE = "tag:psacertified.org,2023:psa#tfm"
 MAX_COMPONENTS = 32  # boot stages, secure partitions and an application; real devices have two to six
+MAX_TEXT = 64  # characters of a component's type, version or description
 MAX_CLAIMS = 64  # of which ten are ours: the others are ignored, as RFC 9711 asks
 _HASH_SIZES = (32, 48, 64)
 _NONCE, _UEID, _PROFILE, _BOOT_SEED = 10, 256, 265, 268
 _CLIENT, _LIFECYCLE, _IMPLEMENTATION, _CERTIFICATION, _COMPONENTS, _SERVICE = 2394, 2395, 2396, 2398, 2399, 2400
 _C_TYPE, _C_VALUE, _C_VERSION, _C_SIGNER, _C_DESCRIPTION = 1, 2, 4, 5, 6
+_COMPONENT_KEYS = frozenset((_C_TYPE, _C_VALUE, _C_VERSION, _C_SIGNER, _C_DESCRIPTION))
 _CERTIFICATION_FORM = re.compile(r"[0-9]{13}-[0-9]{5}")
 _SECURED, _DEBUG_OUTSIDE_ROT = 0x30, 0x40
 _LIFECYCLES = {
@@ -48,6 +50,8 @@ _LIFECYCLES = {
     0x60: "decommissioned",
 }
 _FIX = "update the device's attestation service"
+_COMPONENT, _SIGNER = "component:", "signer:"
+_NAMES = (_COMPONENT, _SIGNER, "implementation-id")
 _IMPORT = "import the maker's values: wardgate reference import FILE"
 
 
@@ -89,7 +93,7 @@ def verify_psa(token: bytes, anchors: tuple[TrustAnchor, ...]) -> tuple[Claims, 
 
 def _parse_claims(payload: bytes) -> Claims:
     claims = decode(payload, "a claims set")
-    if not isinstance(claims, Mapping) or len(claims) > MAX_CLAIMS:
+    if type(claims) is not dict or len(claims) > MAX_CLAIMS:
         raise MalformedError("claims that are no map of bounded size", _FIX)
     profile = claims.get(_PROFILE)
     if profile != PROFILE:
@@ -140,13 +144,18 @@ def _parse_components(value: object) -> tuple[Component, ...]:
 
 
 def _parse_component(value: object) -> Component:
-    if not isinstance(value, Mapping) or not set(value) <= {_C_TYPE, _C_VALUE, _C_VERSION, _C_SIGNER, _C_DESCRIPTION}:
+    if type(value) is not dict or not value.keys() <= _COMPONENT_KEYS:
         raise MalformedError("a software component with unknown entries", _FIX)
-    texts = [value.get(k, "") for k in (_C_TYPE, _C_VERSION, _C_DESCRIPTION)]
-    if not all(type(t) is str and len(t) <= 64 and (not t or t.isprintable()) for t in texts):
-        raise MalformedError("a software component whose texts are not short and printable", _FIX)
+    kind, version = _text(value.get(_C_TYPE, "")), _text(value.get(_C_VERSION, ""))
+    _text(value.get(_C_DESCRIPTION, ""))
     measurement = _octets(value, _C_VALUE, _HASH_SIZES, "measurement value")
-    return Component(texts[0], measurement, _octets(value, _C_SIGNER, _HASH_SIZES, "signer id"), texts[1])
+    return Component(kind, measurement, _octets(value, _C_SIGNER, _HASH_SIZES, "signer id"), version)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable():
+        raise MalformedError("a software component whose texts are not short and printable", _FIX)
+    return value
 
 
 # --- values to a verdict ---
@@ -162,7 +171,7 @@ def appraise_psa(evidence: Evidence, references: References, sheet: Sheet) -> No
     if anchor.provenance is Provenance.LEARNED:
         sheet.rest_on_unconfirmed()
     _appraise_lifecycle(claims, sheet)
-    known = references_named(references, ("component:", "signer:", "implementation-id"))
+    known = references_named(references, _NAMES)
     _appraise_implementation(claims, known, sheet)
     _appraise_components(claims, known, sheet)
 
@@ -185,7 +194,7 @@ def _appraise_lifecycle(claims: Claims, sheet: Sheet) -> None:
     sheet.find(Tier.CONTRAINDICATED, "lifecycle-unsafe", "lifecycle", text, "take it out of use and ask its maker")
 
 
-def _appraise_implementation(claims: Claims, known: Mapping[str, Any], sheet: Sheet) -> None:
+def _appraise_implementation(claims: Claims, known: Mapping[str, ReferenceValue], sheet: Sheet) -> None:
     sheet.observed["implementation-id"] = claims.implementation_id
     reference = known.get("implementation-id")
     if reference is None:
@@ -198,9 +207,10 @@ def _appraise_implementation(claims: Claims, known: Mapping[str, Any], sheet: Sh
         sheet.find(Tier.CONTRAINDICATED, "implementation-changed", "implementation-id", text, "this is another kind of device")
 
 
-def _appraise_components(claims: Claims, known: Mapping[str, Any], sheet: Sheet) -> None:
-    expected = {n.removeprefix("component:"): r for n, r in known.items() if n.startswith("component:") and r.value}
-    sheet.observed.update({f"component:{c.kind}": c.measurement for c in claims.components})
+def _appraise_components(claims: Claims, known: Mapping[str, ReferenceValue], sheet: Sheet) -> None:
+    expected = {n[len(_COMPONENT) :]: r for n, r in known.items() if n.startswith(_COMPONENT) and r.value}
+    for c in claims.components:
+        sheet.observed[_COMPONENT + c.kind] = c.measurement
     if not expected:
         sheet.claim("executables", UNKNOWN_EVIDENCE)
         sheet.rest_on_unconfirmed()
@@ -208,15 +218,15 @@ def _appraise_components(claims: Claims, known: Mapping[str, Any], sheet: Sheet)
         sheet.find(Tier.NONE, "no-reference", "components", text, _IMPORT)
         return
     for c in claims.components:
-        _appraise_component(c, expected.get(c.kind), known.get(f"signer:{c.kind}"), sheet)
-    for kind in sorted(set(expected) - {c.kind for c in claims.components}):
-        sheet.observed[f"component:{kind}"] = b""
+        _appraise_component(c, expected.pop(c.kind, None), known.get(_SIGNER + c.kind), sheet)
+    for kind in sorted(expected):
+        sheet.observed[_COMPONENT + kind] = b""
         sheet.claim("executables", CONTRAINDICATED)
         text = f"software component {kind} is missing from the measurements"
         sheet.find(Tier.CONTRAINDICATED, "component-missing", kind, text, "restore the device's firmware, or accept its update")
 
 
-def _appraise_component(c: Component, reference: Any, signer: Any, sheet: Sheet) -> None:
+def _appraise_component(c: Component, reference: ReferenceValue | None, signer: ReferenceValue | None, sheet: Sheet) -> None:
     if reference is None:
         sheet.claim("executables", UNRECOGNISED_EXECUTABLE)
         sheet.rest_on_unconfirmed()
@@ -230,7 +240,7 @@ def _appraise_component(c: Component, reference: Any, signer: Any, sheet: Sheet)
         remedy = "restore the device's firmware, or accept its update in service mode"
         sheet.find(Tier.CONTRAINDICATED, "component-changed", c.kind, text, remedy)
     if signer is not None:
-        sheet.observed[f"signer:{c.kind}"] = c.signer
+        sheet.observed[_SIGNER + c.kind] = c.signer
         if not compare_digest(sheet.use(signer), c.signer):
             sheet.claim("executables", CONTRAINDICATED)
             text = f"software component {c.kind} is signed by {short(c.signer)}, expected {short(signer.value)}"

@@ -37,10 +37,10 @@ _CONFIGURATION = (1, 3, 5, 7)  # PCRs of settings; the others hold code (PC Clie
 def parse_tpm(payload: bytes) -> tuple[bytes, bytes, dict[int, bytes], bytes]:
     """(attest, signature, pcrs, event log); the log may be empty. Raises MalformedError."""
     value = codec.decode(payload, MAX_EVIDENCE)
-    if not isinstance(value, Mapping) or set(value) != _PARTS:
+    if not isinstance(value, dict) or set(value) != _PARTS:
         raise MalformedError("TPM evidence that is no map of attest, signature, pcrs and eventlog", "update the attester")
     attest, signature, pcrs, log = (value[k] for k in ("attest", "signature", "pcrs", "eventlog"))
-    if not (type(attest) is type(signature) is type(log) is bytes and isinstance(pcrs, Mapping)):
+    if not (type(attest) is type(signature) is type(log) is bytes and isinstance(pcrs, dict)):
         raise MalformedError("TPM evidence with parts of the wrong kind", "update the attester")
     if not all(type(n) is int and type(v) is bytes for n, v in pcrs.items()):
         raise MalformedError("PCR values that are not bytes by number", "update the attester")
