@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -106,6 +107,8 @@ class Bench:
     # --- the steps ---
 
     def _network(self) -> tuple[str, str]:
+        for name, uid in (("wardgate-bench", WARDGATE_UID), ("wardgate-bench-nf", ENFORCER_UID)):
+            _user(name, uid)
         for d in (self.directory, self.log, self.run, self.state, self.ctl, self.policy_state, self.alarm_dir):
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
@@ -187,7 +190,7 @@ class Bench:
         ]
         argv += [x for a in network for x in ("--address", a)]
         argv += [x for n in ("clients", "central") for a in hospital[n] for x in ("--peer", f"{n}={a}")]
-        os.chown(self.run, WARDGATE_UID, WARDGATE_UID)
+        self.run.chmod(0o1777)  # each process makes its own socket there; nobody can replace another's
         answer = self.wardgate(*(str(a) for a in argv))
         self.claim = str(answer["claim"])
         return (
@@ -201,7 +204,7 @@ class Bench:
         argv += ["--policy", self.policy_state / "confirmed.json", "--alarm", self.alarm_dir / "alarm.json"]
         words = [str(a) for a in argv]
         self._spawn("enforcer", "gateway.enforcer.server", *words, netns=gw, uid=ENFORCER_UID, caps=("net_admin",))
-        argv = ["--directory", self.policy_state, *table, "serve", "--socket", self.run / "policy.sock"]
+        argv = ["serve", "--state", self.policy_state, *table, "--socket", self.run / "policy.sock"]
         self._spawn("policy", "gateway.enforcer.confirm", *(str(a) for a in argv), netns=gw)
         detail = f"uid {ENFORCER_UID}; the daemon, uid {WARDGATE_UID}, has no capability at all"
         return "the enforcer, alone with CAP_NET_ADMIN", detail
@@ -231,7 +234,7 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            endorsement.write_text(json.dumps(ask(self.ctl / f"{device_id}.sock", "endorsement")["endorsement"]))
+            endorsement.write_text(json.dumps(ask(self.ctl / f"{device_id}.sock", "reference")["reference"]))
             argv = [
                 "device",
                 "add",
@@ -387,6 +390,15 @@ class Bench:
         listed = self._in_gateway(["nft", "list", "map", "inet", "wardgate", name])
         found = re.search(re.escape(address) + r"\s+(?:timeout \S+ )?expires (\S+)", listed)
         return _milliseconds(found[1]) if found else None
+
+
+def _user(name: str, uid: int) -> None:
+    """A system user of the bench: D-Bus admits nobody whom the machine does not know. Stays; it can do nothing."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        nologin = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+        subprocess.run(["useradd", "--system", "--uid", str(uid), "--user-group", *nologin, name], check=True, capture_output=True)
 
 
 def _milliseconds(text: str) -> float:
