@@ -28,6 +28,7 @@ from drivers.ble import attestation
 from hil import control
 from hil.psa import PsaSigner
 
+GARBAGE_BYTES = 1500  # three windows
 RADIO_S = 10.0  # patience with a radio that is still starting
 _P, _READ, _WRITE = Characteristic.Properties, Characteristic.READABLE, Characteristic.WRITEABLE
 _ENCRYPTED_READ = _READ | Characteristic.READ_REQUIRES_ENCRYPTION
@@ -144,7 +145,7 @@ class Wearable:
             raise att.ATT_Error(attestation.ERROR_BAD_NONCE)
         self.counts.challenges += 1
         fresh = self.signer.token(bytes(value))
-        self._evidence = {"honest": fresh, "replay": self._previous, "garbage": os.urandom(300)}[self.mode]
+        self._evidence = {"honest": fresh, "replay": self._previous, "garbage": os.urandom(GARBAGE_BYTES)}[self.mode]
         self._previous = fresh if self.mode == "honest" else self._previous
         self._offset = 0
 

@@ -36,10 +36,15 @@ ATTEST_S = 15.0  # a challenge with all its windows; a nonce is valid for 30 s
 LOOK_S = 1.0  # how often the lease is looked at without being told of a change
 FLOOR_S, BACKOFF_S, BACKOFF_MAX_S = 0.1, 0.25, 30.0
 SEEN_S = 10.0  # an advertisement this old still says that the device is near
+GRACE_S = 5.0  # how long after the start a device may be unseen before that is news
 BLIND_S = 60.0  # how often a bonded device that was not seen is tried all the same
 _BASE = "-0000-1000-8000-00805f9b34fb"
 _KINDS = {Bond.MITM: ChannelKind.BONDED_MITM, Bond.JUST_WORKS: ChannelKind.BONDED_JUST_WORKS}
 _BROKEN = (BleakError, UnavailableError, DeviceError, TimeoutError, OSError, EOFError)
+
+
+class OutOfRangeError(DeviceError):
+    """The device was not seen lately."""
 
 
 @dataclass
@@ -106,7 +111,7 @@ class Link:
 
     async def run(self, air: Air) -> None:
         """Keep the device connected until cancelled. A wearable that breaks something breaks its own link only."""
-        tries = 0
+        tries, began_s = 0, asyncio.get_running_loop().time()
         while True:
             appeared = air.sightings.appeared(self._address)
             appeared.clear()
@@ -117,6 +122,9 @@ class Link:
                     air.stirred.set()
                     await self.tell(True, "")
                     await self._serve(live)
+            except OutOfRangeError as e:
+                early = self._told is None and asyncio.get_running_loop().time() - began_s < GRACE_S
+                detail = "" if early else str(e)
             except _BROKEN as e:
                 detail = str(e) if isinstance(e, WardgateError) else f"connecting failed ({type(e).__name__})"
             except Exception:
@@ -124,7 +132,8 @@ class Link:
                 detail = "the link failed"
             tries += 1
             air.stirred.set()
-            await self.tell(False, detail)
+            if detail:
+                await self.tell(False, detail)
             # full jitter, cut short when a device that was away comes back
             wait_s = FLOOR_S + random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10)))  # noqa: S311
             with suppress(TimeoutError):
@@ -166,7 +175,7 @@ class Link:
         if now_s - self._blind_s > BLIND_S and await air.bluez.known(path):
             self._blind_s = now_s  # BlueZ does not repeat an advertisement that has not changed
             return
-        raise DeviceError("out of range", "bring the device near, and check that it is switched on")
+        raise OutOfRangeError("out of range", "bring the device near, and check that it is switched on")
 
     async def _let_go(self, client: BleakClient) -> None:
         # always: a client that is told of its disconnection still holds a D-Bus connection

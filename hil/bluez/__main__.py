@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -108,6 +109,8 @@ class Service:
         if not isinstance(reply, Message):
             reply = Message.new_method_return(message, *reply)
         await self._bus.send(reply)
+        for fd in reply.unix_fds:  # the client has its own copy now
+            os.close(fd)
 
     async def _call(self, m: Message) -> Reply:
         if m.interface == OBJECTS and m.member == "GetManagedObjects":

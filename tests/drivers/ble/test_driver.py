@@ -20,6 +20,7 @@ from gateway.model.event import DeviceSeen, EvidenceFailed, LinkChanged, PartCha
 from gateway.model.evidence import Channel, ChannelKind, Evidence
 from gateway.model.level import TrustLevel
 from hil.ble import PATCH_ADDRESS
+from hil.wearable import GARBAGE_BYTES
 from tests.drivers.ble.conftest import NOTIFY, PROFILE, Ward
 from tests.fakes.context import until
 
@@ -68,6 +69,7 @@ async def test_attested_over_its_passkey_bond(ward: Ward) -> None:
     await ward.patch("garbage")
     garbage = await ward.attest(b"\x55" * 32)
     assert isinstance(garbage, Evidence)
+    assert len(garbage.payload) == GARBAGE_BYTES  # in three windows
     with pytest.raises(MalformedError):
         parse_sign1(garbage.payload)
     assert (await ward.patch())["pairings"] == 1
@@ -132,6 +134,7 @@ async def test_bluez_dies_and_comes_back(ward: Ward) -> None:
     ward.assign()
     ward.begin()
     await up(ward)
+    assert ward.context.of(LinkChanged) == [LinkChanged("patch-1", True, "", Bond.MITM)]  # a quiet start
     await ward.context.wait(PartChanged, lambda e: e.up)
     since = len(ward.context.events)
     ward.bench.kill("bluez")
