@@ -46,7 +46,7 @@ def _version(value: str) -> int:
     except ValueError:
         return 0
     usable = not (address.is_multicast or address.is_unspecified or address.is_loopback)
-    return address.version if usable and str(address) == value else 0
+    return address.version if usable and str(address) == value and "%" not in value else 0
 
 
 def _address(version: int) -> Check:

@@ -38,8 +38,7 @@ from gateway.enforcer.wire import (
 )
 
 _PEERS_MAX = 16  # the daemon needs two; more is a leak or an attack
-_BACKLOG_MAX = 128 << 20  # bytes that a peer has not read: one dump and a little; then it is cut off
-_WATCH_BACKLOG_MAX = 1 << 20
+_BACKLOG_MAX = 1 << 20  # bytes that a peer has not read, beyond the dumps that it asked for; then it is cut off
 _TOLD_EVERY_S = 0.25  # logged packets are summed up for so long
 _TOLD_MAX = 256  # different ones in that time; more are only counted
 _TICK_S = 1.0
@@ -66,6 +65,7 @@ class Peer:
         self.socket = connection
         self.framer = Framer()
         self.out = bytearray()
+        self.allowed = _BACKLOG_MAX
         self.watches = False
         self.closing = False
 
@@ -188,6 +188,8 @@ class Enforcer:
             self._send(peer, _refusal(str(e), "speak the four verbs; the connection is closed"))
 
     def _answer(self, peer: Peer, request: Request) -> None:
+        if peer in self._dumps:
+            raise ViolationError("the answer to a dump is still under way on this connection")
         match request:
             case GrantRequest():
                 self._send(peer, self._grant(request))
@@ -201,8 +203,8 @@ class Enforcer:
                 peer.watches = True
                 self._send(peer, {"ok": True, "ringing": self._alarm.reasons(), "held": len(self._book)})
 
-    def _send(self, peer: Peer, value: Event) -> None:
-        peer.out += frame(value)
+    def _send(self, peer: Peer, value: Event | bytes) -> None:
+        peer.out += value if isinstance(value, bytes) else frame(value)
         self._write(peer)
 
     def _write(self, peer: Peer) -> None:
@@ -215,7 +217,9 @@ class Enforcer:
         except OSError:
             self._cut(peer)
             return
-        if len(peer.out) > (_WATCH_BACKLOG_MAX if peer.watches else _BACKLOG_MAX) or (peer.closing and not peer.out):
+        if not peer.out:
+            peer.allowed = _BACKLOG_MAX
+        if len(peer.out) > peer.allowed or (peer.closing and not peer.out):
             self._cut(peer)
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.out else 0)
@@ -289,9 +293,11 @@ class Enforcer:
             self._alarm.ring("tampered", f"the kernel's tables cannot be read: {result.get('error')}", differences=[])
         leases: dict[str, Any] = result.pop("leases", {})
         self._adopt(leases, time.monotonic())
-        for peer in self._dumps:
-            self._send(peer, {**result, "leases": leases})
-        self._dumps = []
+        asked, self._dumps = self._dumps, []
+        dump = frame({**result, "leases": leases}) if asked else b""
+        for peer in asked:
+            peer.allowed += len(dump)
+            self._send(peer, dump)
         differences = list(result.get("differences", []))
         differences += [
             f"lease: {a} holds level {v['level']} that was not granted here" for a, v in leases.items() if self._foreign(a, v)

@@ -160,6 +160,6 @@ def _address(value: Any) -> str:
         address = ipaddress.ip_address(value)
     except ValueError as e:
         raise ViolationError("an address is an IPv4 or IPv6 address as a text") from e
-    if str(address) != value:
+    if str(address) != value or "%" in value:
         raise ViolationError("an address is written in its canonical form, without a zone")
     return value
