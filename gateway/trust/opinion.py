@@ -98,9 +98,9 @@ def consensus_compromise_fusion(opinions: Iterable[Opinion]) -> Opinion:
         to_false = sum(f for f, w in zip(false, ws, strict=True) if w.uncertainty <= least)
         if (compromise := to_true + to_false) <= 0:
             return _opinion(ws[0].belief, ws[0].disbelief, ws[0].uncertainty, _base_rate(ws, [1.0] * len(ws)))
-    eta = rest / compromise
     mean = _base_rate(ws, [1.0] * len(ws))
-    return _opinion(belief + eta * to_true, disbelief + eta * to_false, uncertainty + eta * open_, mean)
+    t, f, o = (rest * (part / compromise) for part in (to_true, to_false, open_))
+    return _opinion(belief + t, disbelief + f, uncertainty + o, mean)
 
 
 # --- other operators ---
