@@ -22,6 +22,7 @@ from gateway.errors import MalformedError
 MAX_PIPELINED = 16  # requests of one client that wait or are answered in one go; what comes beyond stays in the socket
 MAX_CLIENTS = 64  # connections a device: a ward's stations and a few that did not close
 _PARTIAL_S = 5.0  # a frame that began must be whole by then
+_SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a client that does not read; some 250 of the longest
 _KEEPALIVE_S = (30, 10, 3)  # idle, interval, probes: a client that vanished is let go within a minute
 
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST in netfilter_ipv6/ip6_tables.h is the same number
@@ -86,7 +87,7 @@ class ClientLink(asyncio.Protocol):
             self._note(link.device_id, "too-many-clients", f"more than {MAX_CLIENTS} connections to it")
             transport.abort()
             return
-        _keep_alive(sock)
+        _bound(sock)
         link.clients.add(self)
         self._open = True
 
@@ -192,7 +193,8 @@ class ClientLink(asyncio.Protocol):
             self._link.leave(self)
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def _bound(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     idle_s, interval_s, probes = _KEEPALIVE_S
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
