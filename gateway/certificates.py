@@ -44,7 +44,7 @@ class Certificates:
         self._pending: dict[str, tuple[Verdict, bytes]] = {}
         self._unsaved: dict[str, tuple[str, int, bytes, str, int]] = {}  # EARs are saved an epoch at a time: one sync
         self._head: BatchHead | None = None
-        self._sealing = False
+        self._sealing, self._told = False, (False, "")
         self.newest_quote: tuple[QuotedState, ClosedBatch] | None = None
 
     async def open(self) -> None:
@@ -70,9 +70,14 @@ class Certificates:
         try:
             await self._seal(now)
         except UnavailableError as e:
-            self._part(PartChanged("tpm", up=False, detail=str(e)))
+            self._tpm(False, str(e))
         finally:
             self._sealing = False
+
+    def _tpm(self, up: bool, detail: str) -> None:
+        if (up, detail) != self._told:
+            self._told = (up, detail)
+            self._part(PartChanged("tpm", up=up, detail=detail))
 
     async def _seal(self, now: Instant) -> None:
         rows, self._unsaved = list(self._unsaved.values()), {}
@@ -96,7 +101,7 @@ class Certificates:
         await self._cache.save_batch(head, [(d, b, taken[d][0].expires_utc_ns) for d, b in bundles.items()])
         self._head, self.newest_quote = head, (quoted, closed)
         self._counters.sequence, self._counters.quotes = number, self._counters.quotes + 1
-        self._part(PartChanged("tpm", up=True, detail=f"quoted epoch {number}" if chain else "not enrolled: run `wardgate enrol`"))
+        self._tpm(True, "quotes every epoch" if chain else "not enrolled, so nobody can check: run `wardgate enrol`")
         for device_id in bundles:
             self._certified(device_id, number)
 

@@ -47,6 +47,8 @@ from gateway.standing import Challenged, Standing, Veto
 from gateway.verifier.appraise import appraise
 
 _MAX_WAKE_S = 60.0
+_SAME_S = 60.0  # the same refusal again is told once a minute
+_KINDS = 1024  # refusals told apart; a stranger chooses ports and addresses
 
 
 class Engine:
@@ -59,6 +61,7 @@ class Engine:
         self.proposed: dict[str, DeviceSeen] = {}
         self.epoch = 0
         self._next_epoch: Instant | None = None
+        self._behaved: dict[tuple[str, str, str], tuple[Instant, int]] = {}
         self._heap: list[tuple[int, str]] = []
         self._due: dict[str, int] = {}  # the one entry of the heap that counts, per device
         self._handlers: dict[type, Callable[[Any, Instant, Out], set[str]]] = {
@@ -185,8 +188,20 @@ class Engine:
         return {s.id}
 
     def _behaviour(self, event: Behaviour, now: Instant, out: Out) -> set[str]:
-        body = (("code", event.code), ("count", event.count), ("severity", Severity.WARNING.value))
-        out.append(Record("behaviour", event.device_id, f"{event.device_id}: {event.text}", body))
+        """The first of a kind is recorded at once; the same again only once a minute, with how often it was."""
+        key = (event.device_id, event.code, event.text)
+        last, count = self._behaved.get(key, (None, 0))
+        count += event.count
+        if last is not None and now.seconds_since(last) < _SAME_S:
+            self._behaved[key] = (last, count)
+            return set()
+        if len(self._behaved) >= _KINDS and key not in self._behaved:
+            self._behaved.pop(next(iter(self._behaved)))
+        self._behaved[key] = (now, 0)
+        body = (("code", event.code), ("count", count), ("severity", Severity.WARNING.value))
+        again = f" ({count} times)" if count > 1 else ""
+        who = f"{event.device_id}: " if event.device_id else ""
+        out.append(Record("behaviour", event.device_id, f"{who}{event.text}{again}", body))
         return set()
 
     def _link_changed(self, event: LinkChanged, now: Instant, out: Out) -> set[str]:
@@ -274,7 +289,8 @@ class Engine:
             body = (("level", int(level)), ("before", int(before)), ("functions", allowed(s.decision)), ("policy", s.policy_id))
             severity = Severity.WARNING if level < before else Severity.INFORMATION
             extra = (("steps", steps), ("severity", severity.value))
-            out.append(Record("decision", s.id, f"{s.id}: level {int(before)} → {int(level)}: {reason}", (*body, *extra)))
+            change = f"level {int(before)} → {int(level)}" if level is not before else f"level {int(level)}"
+            out.append(Record("decision", s.id, f"{s.id}: {change}: {reason}", (*body, *extra)))
             if level > before:
                 self._certify(s, now, out)
 

@@ -86,9 +86,11 @@ def _parse(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def read_alarm(path: Path) -> str:
-    """The enforcer's alarm, or an empty string when it does not ring."""
+    """What the enforcer rings about, from the file it keeps; an empty string when it does not ring."""
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        reasons = json.loads(path.read_text(encoding="utf-8"))["reasons"]
+        return "; ".join(str(r["text"]) for r in reasons.values())
+    except FileNotFoundError:
         return ""
-    return str(loaded.get("text") or loaded.get("event") or "") if loaded else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"the enforcer's alarm file {path} cannot be read"

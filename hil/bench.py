@@ -76,7 +76,7 @@ class Bench:
 
     def _steps(self) -> tuple[Callable[[], tuple[str, str]], ...]:
         return (
-            self._network, self._machine, self._radio, self._equipment, self._firewall, self._initialise, self._enforcement,
+            self._network, self._firewall, self._machine, self._radio, self._equipment, self._initialise, self._enforcement,
             self._enrol, self._daemon, self._people, self._devices,
         )  # fmt: skip
 
@@ -223,6 +223,13 @@ class Bench:
         """Start the daemon as its own user, without capabilities."""
         argv = [str(BIN / "wardgate"), "--config", str(self.config), "run"]
         self.daemon = start("wardgate", argv, log_dir=self.log, netns=self.ns("gw"), uid=WARDGATE_UID, timeout_s=30)
+
+    def revive_daemon(self) -> None:
+        """Whatever a scenario left: the daemon runs again."""
+        if self.daemon and self.daemon.running:
+            self.daemon.signal(signal.SIGCONT)
+        else:
+            self.start_daemon()
 
     def _people(self) -> tuple[str, str]:
         self.wardgate("claim", self.claim, "--user", "admin", "--password-file", str(self._password_file()))

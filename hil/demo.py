@@ -112,6 +112,7 @@ def headless(bench: Bench, options: argparse.Namespace) -> int:
             _linger(bench, began + options.seconds - 45)
         results.append(play(bench, name))
         tell(results[-1])
+    bench.revive_daemon()
     _linger(bench, began + options.seconds)
     report = report_of(bench, results, time.monotonic() - began)
     if options.report:
@@ -252,8 +253,7 @@ def guided(bench: Bench, options: argparse.Namespace) -> int:
                 keys[key](bench)
             _line(bench)
     say("\n")
-    if not bench.daemon or not bench.daemon.running:
-        bench.start_daemon()
+    bench.revive_daemon()
     doubt(bench, options.artifacts)
     return 0
 
@@ -304,8 +304,7 @@ _tamper_wearable, _tamper_pump = _told("tampered-wearable"), _told("tampered-equ
 
 def _restore(bench: Bench) -> None:
     say()
-    if bench.daemon and not bench.daemon.running:
-        bench.start_daemon()
+    bench.revive_daemon()
     if bench.ward:
         bench.ward.unplug(hospital=False)
     tell(play(bench, "reattested"))

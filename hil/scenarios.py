@@ -59,8 +59,8 @@ def arrived(bench: Bench, who: str) -> tuple[int, int]:
     return int(state["received"]), int(state["last_ns"])
 
 
-def flows(bench: Bench, who: str, timeout_s: float = 8.0) -> None:
-    """Wait until new messages arrive at a client; raises Failed."""
+def flows(bench: Bench, who: str, timeout_s: float = 20.0) -> None:
+    """Wait until new messages arrive at a client (TCP's own back-off after a cut included); raises Failed."""
     before, deadline = arrived(bench, who)[0], time.monotonic() + timeout_s
     while arrived(bench, who)[0] <= before + 2:
         check(time.monotonic() < deadline, f"nothing arrives at {who} within {timeout_s:g} s")
@@ -77,6 +77,16 @@ def stalls(bench: Bench, who: str) -> int:
         if again == received:
             return last
         check(time.monotonic() < deadline, f"{who} still receives")
+
+
+def passed(answer: dict[str, Any]) -> bool:
+    """Whether a Modbus request was answered, and not with an exception."""
+    return bool(answer["answer"]) and answer["exception"] is None
+
+
+def writes(bench: Bench) -> list[str]:
+    """Every write PDU (hex) that reached the pump, in order."""
+    return [w["pdu"] for w in bench.ask("pump-1", "writes")["writes"]]
 
 
 def boot_offset_ns() -> int:
@@ -140,8 +150,8 @@ def trusted_ward(bench: Bench) -> tuple[dict[str, float], str]:
     for client in ("maintenance", "central", "control"):
         flows(bench, client)
     written = bench.ask("control", "write", register=20, value=55)
-    check(written["exception"] is None, f"a legitimate write was answered with exception {written['exception']}")
-    check([20, 55] in [w[:2] for w in bench.ask("pump-1", "writes")["writes"]], "the write did not reach the pump")
+    check(passed(written), f"a legitimate write was not answered as it should be: {written}")
+    check("0600140037" in writes(bench), "the write did not reach the pump")
     reading = next((r for r in bench.device("patch-1")["readings"] if r["value"] is not None), None)
     check(reading is not None, "no heart rate arrived from the patch")
     bundle = bench.verify("patch-1")
@@ -183,15 +193,15 @@ def tampered_equipment(bench: Bench) -> tuple[dict[str, float], str]:
     last = stalls(bench, "maintenance")
     check(str(register) in reason, f"the reason names no register: {reason}")
     answer = bench.ask("control", "write", register=20, value=77)
-    check(answer["exception"] is not None, "a write passed after the device was found bad")
+    check(not passed(answer), "a write passed after the device was found bad")
     flows(bench, "central")
     gap = float(bench.ask("central", "state")["longest_gap_ms"])
     check(gap < 500, f"monitoring paused for {gap:.0f} ms")
     stop = bench.ask("control", "stop")
-    check(stop["exception"] is None, f"the stop command was refused with exception {stop['exception']}")
+    check(passed(stop), f"the stop command was refused: {stop}")
     state = bench.ask("pump-1", "state")
     check(state["running"] is False, "the stop command did not stop the pump")
-    check([20, 77] not in [w[:2] for w in bench.ask("pump-1", "writes")["writes"]], "the refused write reached the pump")
+    check("060014004d" not in writes(bench), "the refused write reached the pump")
     check(bool(bench.device("pump-1")["alarms"]), "there is no alarm")
     contain = (last - decided) / 1e6
     return {
@@ -241,7 +251,7 @@ def service_mode(bench: Bench) -> tuple[dict[str, float], str]:
 
 def forbidden_write(bench: Bench) -> tuple[dict[str, float], str]:
     """Writes outside the profile and unknown function codes are refused and never reach the device."""
-    before = bench.ask("pump-1", "writes")["writes"]
+    before = writes(bench)
     attempts = {
         "0600640001": "write a configuration register",
         "10006400010200ff": "write it with function 16",
@@ -257,7 +267,8 @@ def forbidden_write(bench: Bench) -> tuple[dict[str, float], str]:
         check(code in (1, 2), f"{what} ({pdu}) was answered with exception {code}")
         blocked += 1
     time.sleep(0.3)
-    check(bench.ask("pump-1", "writes")["writes"] == before, "a refused write reached the pump")
+    new = [w for w in writes(bench)[len(before) :] if not w.startswith("109000")]  # nonces are the gateway's own
+    check(not new, f"a refused write reached the pump: {new}")
     flows(bench, "control")
     return {"blocked": float(blocked)}, f"{blocked} of {len(attempts)} refused with exception 1 or 2; none reached the pump"
 
@@ -273,9 +284,7 @@ def planned_restart(bench: Bench) -> tuple[dict[str, float], str]:
     down = time.monotonic() - began
     trusted(bench)
     took = time.monotonic() - began
-    lost = (
-        sum(int(bench.ask(who, "state")["missing"]) for who in ("maintenance", "central")) + bench.counter("denied_level") - dropped
-    )
+    lost = sum(int(bench.ask(who, "state")["lost"]) for who in ("maintenance", "central")) + bench.counter("denied_level") - dropped
     gap = max(float(bench.ask(who, "state")["longest_gap_ms"]) for who in ("maintenance", "central"))
     check(lost == 0, f"{lost} packets were lost")
     check(down < 10, f"the restart took {down:.1f} s")

@@ -79,12 +79,12 @@ class AuditLog:
     async def tail(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """The newest ``limit`` (at most 1000) lines that have a text for people, newest first."""
         bound = (before if before is not None else 2**62, max(1, min(limit, 1000)))
-        where = "text <> '' AND sequence < ? ORDER BY sequence DESC LIMIT ?"
+        where = "text <> '' AND kind NOT IN ('event', 'wake') AND sequence < ? ORDER BY sequence DESC LIMIT ?"
         return [_view(line) for line in await self._db.run(lambda db: _lines(db, where, bound))]
 
     async def since(self, sequence: int) -> Sequence[EventView]:
         """Lines for people after ``sequence``, oldest first, at most 1000."""
-        where = "text <> '' AND sequence > ? ORDER BY sequence LIMIT 1000"
+        where = "text <> '' AND kind NOT IN ('event', 'wake') AND sequence > ? ORDER BY sequence LIMIT 1000"
         return [_view(line) for line in await self._db.run(lambda db: _lines(db, where, (sequence,)))]
 
     async def verify(self, expect: Head | None = None) -> Head:
