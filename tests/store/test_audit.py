@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ async def test_any_changed_field_of_any_line_is_named(tmp_path: Path, column: st
         _edit(path, f"UPDATE audit SET {column} = ? WHERE sequence = ?", COLUMNS[column], line)  # noqa: S608 - our names
         with pytest.raises(EvidenceError, match=f"audit line {line} was changed"):
             await _verify(path)
+
+
+async def test_a_line_rewritten_with_its_hash_recomputed_breaks_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "w.sqlite"
+    await _written(path)
+    db = Database(path, read_only=True)
+    await db.open()
+    lines = [line async for line in AuditLog(db).lines()]
+    await db.close()
+    forged = replace(lines[3], text="nothing happened")
+    _edit(path, "UPDATE audit SET text = ?, hash = ? WHERE sequence = 4", forged.text, forged.digest())
+    with pytest.raises(EvidenceError, match="audit line 5 was changed, or does not follow"):
+        await _verify(path)
 
 
 async def test_a_removed_line_is_named(tmp_path: Path) -> None:
