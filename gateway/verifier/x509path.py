@@ -13,6 +13,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID
 
 from gateway.errors import EvidenceError, MalformedError
@@ -51,7 +52,7 @@ def verify_path(chain: Sequence[bytes | x509.Certificate], anchor: bytes | x509.
             if below:
                 _check_issuer(certificate, path[below - 1], below - 1)
                 _check_names(certificate, path[0])
-    except (ValueError, x509.DuplicateExtension) as e:  # an extension that does not parse
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as e:  # an extension that does not parse
         raise MalformedError(f"a certificate that does not parse ({e})", "ask its CA for a new one") from e
     return _public_key(path[0])
 
@@ -63,7 +64,7 @@ def _parse(certificate: bytes | x509.Certificate) -> x509.Certificate:
         raise MalformedError(f"a certificate of {len(certificate)} bytes", f"at most {MAX_CERTIFICATE} are read")
     try:
         return x509.load_der_x509_certificate(certificate)
-    except ValueError as e:
+    except (ValueError, x509.InvalidVersion) as e:
         raise MalformedError("a certificate that does not parse", "send X.509 in DER") from e
 
 
@@ -90,6 +91,9 @@ def _check_one(certificate: x509.Certificate, at: datetime) -> None:
         raise EvidenceError(
             f"{_name(certificate)} is valid from {span}, not at {now:%Y-%m-%d %H:%M}", "renew it, or check the clock"
         )
+    if not certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature):
+        # a signature is whole octets; a count of unused bits other than 0 would be a second form of the same certificate
+        raise MalformedError(f"{_name(certificate)} has a signature that is not whole octets", "it was changed; fetch it again")
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _KNOWN:
             raise EvidenceError(
