@@ -10,17 +10,13 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from aiohttp import web
-
 from gateway.attester.attester import Attester
 from gateway.config import Config
-from gateway.errors import InputError
-from gateway.model.view import User
 from gateway.people import People
 from gateway.ports import ConsolePort
+from gateway.web import console_only
 from gateway.web.server import Served, build, build_control, serve, serve_control
 from gateway.web.tls import self_signed
-from gateway.web.wire import json_of
 
 
 class Doors:
@@ -34,7 +30,7 @@ class Doors:
         """Open both; raises UnavailableError when one cannot be opened."""
         settings = self._config.web
         control = build_control(self._console, self._people)
-        control.add_routes([web.post("/api/v1/claim", self._claim), web.post("/api/v1/users", self._add_user)])
+        control.add_routes(console_only.routes())
         self._open.append(await serve_control(control, self._config.gateway.run / "control.sock"))
         page = build(self._console, self._people)
         self._open.append(await serve(page, settings.host, settings.port, self._tls()))
@@ -57,22 +53,3 @@ class Doors:
                 path.write_bytes(content)
             context.load_cert_chain(Path(d) / "cert", Path(d) / "key")
         return context
-
-    async def _claim(self, request: web.Request) -> web.Response:
-        """The claim from the console: ``{"code", "user", "password"}``."""
-        body = await json_of(request)
-        user = await self._people.claim(_text(body, "code"), _text(body, "user"), _text(body, "password"))
-        return web.json_response({"user": user.name, "role": user.role})
-
-    async def _add_user(self, request: web.Request) -> web.Response:
-        """A user from the console: ``{"name", "password", "role"}``. Root makes the credential at wardgate-policy itself."""
-        body = await json_of(request)
-        user = await self._people.add_user(User("root", "admin"), _text(body, "name"), _text(body, "password"), _text(body, "role"))
-        return web.json_response({"user": user.name, "role": user.role})
-
-
-def _text(body: object, key: str) -> str:
-    value = body.get(key) if isinstance(body, dict) else None
-    if not isinstance(value, str) or not 1 <= len(value) <= 256:
-        raise InputError(f"{key} is missing or is no text of 1 to 256 characters", "send it")
-    return value

@@ -358,8 +358,11 @@ class Bench:
                     raise BenchError(f"no certificate for {device_id}: {e}") from e
                 time.sleep(0.2)
 
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.state}/gateway/wardgate.sqlite?mode=ro", uri=True, timeout=5)
+
     def _stored(self, sql: str, *arguments: object) -> int:
-        with contextlib.closing(sqlite3.connect(f"file:{self.state}/gateway/wardgate.sqlite?mode=ro", uri=True, timeout=5)) as db:
+        with contextlib.closing(self._database()) as db:
             return int(db.execute(sql, arguments).fetchone()[0] or 0)
 
     def readings_after(self, device_id: str, boot_ns: int, level: int) -> int:
@@ -370,6 +373,13 @@ class Bench:
     def last_reading_ns(self, device_id: str, level: int) -> int:
         """When (boot time) the last reading labelled with at least ``level`` was taken."""
         return self._stored("SELECT max(taken_mono_ns) FROM outbox WHERE device_id = ? AND level >= ?", device_id, level)
+
+    def collected_ns(self, device_id: str, decided_ns: int) -> int:
+        """When (boot time) the evidence that was decided on at ``decided_ns`` had been collected by the driver."""
+        sql = "SELECT body FROM audit WHERE kind = 'event' AND text = 'EvidenceArrived' AND device_id = ? AND mono_ns = ?"
+        with contextlib.closing(self._database()) as db:
+            body = json.loads(db.execute(sql, (device_id, decided_ns)).fetchone()[0])
+        return int(body["event"]["evidence"]["collected_at"]["mono_ns"])
 
     def totals(self) -> dict[str, int]:
         """Readings taken in, waiting to be delivered, and lost, from the outbox's own counters."""

@@ -178,8 +178,10 @@ def tampered_wearable(bench: Bench) -> tuple[dict[str, float], str]:
     time.sleep(bench.rig["timing"]["epoch_s"] * 1.5)
     check(bench.device("patch-1")["certificate_sequence"] == before, "its certificate is still being renewed")
     check(bool(device["alarms"]), "there is no alarm")
-    last = bench.last_reading_ns("patch-1", 2) - boot_offset_ns()
-    return {"contain_ms": max(0.0, (last - decided) / 1e6)}, f"{reason}; no reading after it counts as trusted"
+    collected = bench.collected_ns("patch-1", decided + boot_offset_ns())
+    last = bench.last_reading_ns("patch-1", 2)
+    contain = (max(last, decided + boot_offset_ns()) - collected) / 1e6
+    return {"contain_ms": contain}, f"{reason}; no reading after the decision counts as trusted"
 
 
 def tampered_equipment(bench: Bench) -> tuple[dict[str, float], str]:
