@@ -84,7 +84,7 @@ class Doorman:
 
     async def _sweep(self) -> None:
         while self._server is not None:
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(min(_SWEEP_S, self._settings.idle_s / 2))
             now, there = time.monotonic(), set(self._server.connections)
             for protocol, line in list(self._lines.items()):
                 if protocol not in there and now - line.last_s > _HANDSHAKE_MAX_S:

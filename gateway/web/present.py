@@ -181,7 +181,7 @@ def card(d: DeviceView, view: WardView, deadlines: Deadlines) -> Card:
         link_word=wording.LINK_WORDS.get(d.link, d.link),
         state=d.state,
         state_word=wording.STATE_WORDS.get(d.state, d.state),
-        reason=wording.sentence(d.reason),
+        reason="" if any(d.reason in a for a in d.alarms) else wording.sentence(d.reason),
         since_ms=d.since_ms,
         since_utc=_since_utc(d, view, deadlines),
         alarms=tuple(wording.sentence(a.removeprefix(f"{d.id}: ")) for a in d.alarms),
@@ -237,7 +237,7 @@ def _verdict(d: DeviceView, tone: str) -> str:
         case "cut":
             return d.state if d.state in ("suspended", "retired") else "cut"
         case "short":
-            return f"needs {d.needed}"
+            return "too low"
         case _:
             return "as needed"
 
@@ -284,7 +284,8 @@ def _headline(cards: list[Card], parts: tuple[Part, ...]) -> tuple[str, str]:
     devices = f"{total} device{'s' if total != 1 else ''}"
     named = {t: [c.main.name for c in cards if c.tone == t] for t in TONES}
     if named["cut"]:
-        return "cut", f"{wording.listing(named['cut'])} {_is(named['cut'])} cut"
+        more = f"; {len(named['short'])} more too low" if named["short"] else ""
+        return "cut", f"{wording.listing(named['cut'])} {_is(named['cut'])} cut{more}"
     if named["short"]:
         return "short", f"{wording.listing(named['short'])} {_has(named['short'])} less than needed"
     if broken := [p.name for p in parts if not p.ok]:

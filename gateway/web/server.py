@@ -82,12 +82,7 @@ class Served:
 
     def __init__(self, runner: web.AppRunner, server: asyncio.AbstractServer, doorman: Doorman, path: Path | None = None) -> None:
         self._runner, self._server, self._doorman, self._path = runner, server, doorman, path
-
-    @property
-    def port(self) -> int:
-        """The port that was bound."""
-        sockets: Sequence[socket.socket] = getattr(self._server, "sockets", ())
-        return int(next(iter(sockets)).getsockname()[1])
+        self.port = 0 if path else _port(server)  # what was bound, also after the end
 
     async def close(self) -> None:
         """Stop listening and end."""
@@ -102,6 +97,11 @@ class Served:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _port(server: asyncio.AbstractServer) -> int:
+    sockets: Sequence[socket.socket] = getattr(server, "sockets", ())
+    return next((int(s.getsockname()[1]) for s in sockets), 0)
 
 
 async def serve(app: web.Application, host: str, port: int, ssl_context: ssl.SSLContext) -> Served:

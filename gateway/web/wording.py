@@ -82,7 +82,8 @@ def sentence(text: str) -> str:
     text = text.strip()
     if not text:
         return ""
-    if not text.split(" ", 1)[0].endswith(":"):
+    head = text.split(" ", 1)[0]
+    if not head.endswith(":") or head[:-1].isalpha():
         text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."
 

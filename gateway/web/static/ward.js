@@ -92,9 +92,12 @@ function place(part, html) {
   const slot = slotOf(part);
   if (!slot) return;
   if (only && part.endsWith("/actions")) return; // that page has its actions elsewhere
-  if (only && shown.has(part) && /\/(level|functions|main)$/.test(part)) fetchRest();
   const holder = document.createElement("template");
   holder.innerHTML = html; // made by the server's own templates, which escape; no script runs from it
+  // compared as text too: the device may have changed between the page and its first picture
+  const words = (node) => node.textContent.replace(/\s+/g, " ").trim();
+  const changed = shown.has(part) || words(holder.content) !== words(slot);
+  if (only && changed && /\/(level|functions)$/.test(part)) fetchRest();
   const focused = slot.contains(document.activeElement) ? document.activeElement : null;
   const trail = focused && (focused.getAttribute("href") || focused.textContent);
   const open = slot.querySelector("details[open]") !== null;
