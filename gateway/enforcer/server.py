@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import selectors
 import signal
@@ -24,7 +25,7 @@ from gateway.enforcer.caps import Caps
 from gateway.enforcer.leases import LeaseBook
 from gateway.enforcer.netlink import Change, KernelError, TrustMap
 from gateway.enforcer.survey import Survey
-from gateway.enforcer.told import CommitWatch, PacketLog, Told
+from gateway.enforcer.told import CommitWatch, PacketLog, Told, sentence
 from gateway.enforcer.wire import (
     DropRequest,
     DumpRequest,
@@ -42,18 +43,7 @@ _BACKLOG_MAX = 1 << 20  # bytes that a peer has not read, beyond the dumps that 
 _TOLD_EVERY_S = 0.25  # logged packets are summed up for so long
 _TOLD_MAX = 256  # different ones in that time; more are only counted
 _TICK_S = 1.0
-
-# The prefixes of the rules in image/wardgate.nft, in words.
-_REASONS = {
-    "unbound": "the port, MAC and address do not belong together",
-    "lateral": "one device to another",
-    "server": "a device acted as DHCP server or router",
-    "level": "the device's level is too low for this flow",
-    "flow": "no function of a profile has this flow",
-    "closed": "the gateway offers nothing there",
-    "outgoing": "the gateway itself may not go there",
-    "seen": "passed because the device is being observed; its level would not allow it",
-}
+_COLLECT_EVERY_S = 60.0  # garbage of exceptions; a collection in the middle of a drop would delay it by milliseconds
 
 Event = dict[str, Any]
 
@@ -95,6 +85,7 @@ class Enforcer:
             (self._commits.socket, self._committed),
         ):
             self._selector.register(source, selectors.EVENT_READ, ready)
+        self._collect_at = 0.0
         self.ended = False
 
     def start(self, timeout_s: float = 30.0) -> None:
@@ -110,7 +101,11 @@ class Enforcer:
         """Wait for the next thing and handle all that is ready; at most a second."""
         now = time.monotonic()
         soonest = min(self._book.next_end(), self._told_at, self._check_at, now + _TICK_S)
-        for key, mask in self._selector.select(max(0.0, soonest - now)):
+        ready = self._selector.select(max(0.0, soonest - now))
+        if not ready and now > self._collect_at:
+            self._collect_at = now + _COLLECT_EVERY_S
+            gc.collect()
+        for key, mask in ready:
             if isinstance(key.data, Peer):
                 self._serve(key.data, mask)
             else:
@@ -279,7 +274,7 @@ class Enforcer:
             event = "seen" if one.reason == "seen" else "denied"
             devices = [d for d in map(self._caps.device_of, (one.saddr, one.daddr)) if d]
             where = {"reason": one.reason, "link": one.link, "source": one.saddr, "destination": one.daddr}
-            what = {"protocol": one.protocol, "source_port": one.sport, "port": one.dport, "text": _sentence(one)}
+            what = {"protocol": one.protocol, "source_port": one.sport, "port": one.dport, "text": sentence(one)}
             self._tell({"event": event, "device": devices[0] if devices else "", "count": count, **where, **what})
 
     def _committed(self) -> None:
@@ -324,12 +319,6 @@ class Enforcer:
         """A lease of the listing that we did not grant; one that changed while the listing was read says nothing."""
         stable = address not in self._book.touched and lease["expires_s"] > 0
         return bool(stable and self._book.level_of(address) != lease["level"])
-
-
-def _sentence(told: Told) -> str:
-    """What happened, for a person."""
-    flow = f"{told.saddr or 'somebody'} → {told.daddr or 'somewhere'} {told.protocol}{f' {told.dport}' if told.dport else ''}"
-    return f"{flow}: {_REASONS.get(told.reason, told.reason)}"
 
 
 def _refusal(what: str, remedy: str) -> Event:
@@ -378,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    gc.disable()  # collected when idle, see Enforcer.step
     enforcer.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

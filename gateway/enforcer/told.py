@@ -24,6 +24,17 @@ _GROUP_NFTABLES = 7
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _SO_ATTACH_FILTER = 26
 _RECEIVE = 1 << 20
+# The prefixes of the rules in image/wardgate.nft, in words.
+_REASONS = {
+    "unbound": "the port, MAC and address do not belong together",
+    "lateral": "one device to another",
+    "server": "a device acted as DHCP server or router",
+    "level": "the device's level is too low for this flow",
+    "flow": "no function of a profile has this flow",
+    "closed": "the gateway offers nothing there",
+    "outgoing": "the gateway itself may not go there",
+    "seen": "passed because the device is being observed; its level would not allow it",
+}
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
@@ -37,6 +48,12 @@ class Told(NamedTuple):
     protocol: str
     sport: int
     dport: int
+
+
+def sentence(told: Told) -> str:
+    """What happened, for a person."""
+    flow = f"{told.saddr or 'somebody'} → {told.daddr or 'somewhere'} {told.protocol}{f' {told.dport}' if told.dport else ''}"
+    return f"{flow}: {_REASONS.get(told.reason, told.reason)}"
 
 
 class PacketLog:
