@@ -30,10 +30,14 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # a pump that was switched on again
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds in seconds: a device's answer, a request's wait for its turn (below clients' usual 3 s), a connection."""
+    """Bounds in seconds: a device's answer, a request's wait for its turn (below clients' usual 3 s), a connection.
+
+    A stop waits longer than its client may: past a device that answers nothing, for the connection after.
+    """
 
     request_s: float = 3.0
     wait_s: float = 2.0
+    stop_s: float = 10.0
     connect_s: float = 3.0
 
 
@@ -271,13 +275,16 @@ class DeviceLink(asyncio.Protocol):
             self._poison(f"no answer in {self._limits.request_s:g} s")
         code = BUSY if self.up else NO_RESPONSE
         for origin in (*self._urgent, *self._turns):
-            while origin.queue and now - origin.queue[0].since > self._limits.wait_s:
+            while origin.queue and now - origin.queue[0].since > self._patience(origin.queue[0]):
                 self._fail(origin.queue.popleft(), code)
             if not origin.queue and origin.turn is not None:
                 origin.turn.remove(origin)
                 origin.turn = None
         if self._out is not None or self._urgent or self._turns:
             self._tick = self._loop.call_later(_TICK_S, self._on_tick)
+
+    def _patience(self, waiting: Waiting) -> float:
+        return self._limits.stop_s if waiting.urgent else self._limits.wait_s
 
     # --- the connection ---
 

@@ -76,7 +76,6 @@ async def test_an_answer_that_does_not_fit_poisons_the_connection(name: str) -> 
 
 async def test_bytes_that_nobody_asked_for_poison_it_too() -> None:
     async def script(frame: Frame) -> Sequence[bytes]:
-        asyncio.get_running_loop().call_later(0.05, lambda: None)
         return [honest(frame), honest(frame)[:3]]
 
     async with between(script) as (bench, device):
@@ -133,7 +132,7 @@ async def test_one_request_at_a_time_with_transactions_of_our_own() -> None:
         assert device.connections == 1
         transactions = [f.transaction for f in device.seen]
         assert transactions == list(range(transactions[0], transactions[0] + 48))
-        assert sorted(f.pdu[2] for f in device.seen[:4]) == [0, 0, 0, 0] or len({f.pdu[2] for f in device.seen[:8]}) <= 4
+        assert min(f.pdu[2] for f in device.seen[-8:]) >= 8  # nobody was far behind
 
 
 async def test_clients_take_turns() -> None:
@@ -277,13 +276,14 @@ async def test_evidence_that_cannot_be_had_is_said_so_in_time(name: str, media_t
             answer = mbap.encode(frame.transaction, frame.unit, bytes.fromhex("0302ffff"))
         return [answer]
 
-    async with between(script, FINGERPRINT, TOKEN, attest_s=0.5) as (bench, _):
+    async with between(script, FINGERPRINT, TOKEN, attest_s=0.5, request_s=0.8, wait_s=0.2) as (bench, device):
         async with asyncio.timeout(2):
             await bench.driver.attest("pump-1", media_type, NONCE)
         failed = await bench.context.wait(EvidenceFailed)
         assert (failed.device_id, failed.media_type) == ("pump-1", media_type)
         wire = await bench.connect()
-        assert (await wire.ask(STOP))[0] in (6, 0x86)  # a stop is sent all the same
+        await wire.ask(STOP)
+        assert STOP in [f.pdu for f in device.seen]  # a stop is sent all the same, if need be on a new connection
 
 
 async def test_evidence_of_an_earlier_connection_opens_nothing() -> None:
