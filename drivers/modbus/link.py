@@ -101,6 +101,7 @@ class DeviceLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._framer = mbap.Framer()
         self._transaction, self._sent_at = 0, 0.0
+        self._after_stop = False
         self._out: Waiting | None = None
         self._owed: set[str] = set()
         self._lost = asyncio.Event()
@@ -133,8 +134,8 @@ class DeviceLink(asyncio.Protocol):
         waiting.since = self._loop.time()
         if waiting.request.changes and self._stops.check(waiting.request, waiting.unit) is None:
             waiting.urgent = True
-            if not self.up or self._owed:  # what waits before a stop on its own connection would hold it up
-                self._give_up(origin, BUSY)
+            if not self.up or self._owed:
+                self._make_way(origin)
         origin.queue.append(waiting)
         line = self._urgent if waiting.urgent else self._turns
         if origin.turn is None:
@@ -191,7 +192,7 @@ class DeviceLink(asyncio.Protocol):
         rules = self._current_rules()
         if self._transport is None or self._owed:
             return self._take_unattested(rules)
-        while line := self._urgent or self._turns:
+        while line := self._next_line():
             origin = line.popleft()
             waiting = origin.queue.popleft()
             self._stand_again(origin, line)
@@ -202,6 +203,12 @@ class DeviceLink(asyncio.Protocol):
                 return waiting
             self._refuse(waiting, code)
         return None
+
+    def _next_line(self) -> deque[Origin]:
+        """Stops first, but never two in a row before all else: who floods with stops starves neither clients nor evidence."""
+        line = self._turns if not self._urgent or (self._after_stop and self._turns) else self._urgent
+        self._after_stop = line is self._urgent
+        return line
 
     def _stand_again(self, origin: Origin, line: deque[Origin]) -> None:
         if not origin.queue:
@@ -214,7 +221,8 @@ class DeviceLink(asyncio.Protocol):
 
     def _take_unattested(self, rules: Rules) -> Waiting | None:
         """As ``_take``, on a connection that has not been attested: our own requests and what level 0 allows."""
-        for origin in (*self._urgent, *self._turns):
+        first = self._next_line()
+        for origin in (*first, *(self._turns if first is self._urgent else self._urgent)):
             while origin.queue:
                 head = origin.queue[0]
                 code = None if origin is self._own else rules.check(head.request, head.unit)
@@ -260,6 +268,13 @@ class DeviceLink(asyncio.Protocol):
             waiting.origin.answer(waiting, b"")
         else:
             waiting.origin.answer(waiting, bytes((waiting.request.function_code | 0x80, code)))
+
+    def _make_way(self, origin: Origin) -> None:
+        """What waits before a stop on its own connection, and could not be sent now, would hold it up."""
+        held_up = [w for w in origin.queue if not w.urgent]
+        for waiting in held_up:
+            origin.queue.remove(waiting)
+            self._fail(waiting, BUSY)
 
     def _give_up(self, origin: Origin, code: int) -> None:
         while origin.queue:

@@ -166,6 +166,24 @@ async def test_a_stop_goes_first() -> None:
         assert [f.pdu for f in device.seen].index(STOP) <= before + 1
 
 
+async def test_who_floods_with_stops_starves_neither_clients_nor_evidence() -> None:
+    async def script(frame: Frame) -> Sequence[bytes]:
+        await asyncio.sleep(0.005)
+        if frame.pdu[0] == 43:
+            return [mbap.encode(frame.transaction, frame.unit, bytes.fromhex("2b0e018300000100") + b"\x01a")]
+        return [honest(frame)]
+
+    async with between(script, FINGERPRINT) as (bench, device):
+        flood, client = await bench.connect(), await bench.connect()
+        flood.writer.write(b"".join(mbap.encode(n, 1, STOP) for n in range(400)))
+        await until(lambda: len(device.seen) >= 4, "stops are served")
+        before = len(device.seen)
+        await bench.attest()
+        assert (await client.ask(READ))[0] == 3
+        assert len(device.seen) - before <= 12  # two for the fingerprint, one read, as many stops, and a few on their way
+        assert STOP in [f.pdu for f in device.seen[-4:]]
+
+
 async def test_a_lapse_counts_for_what_waits() -> None:
     gate = asyncio.Event()
 
