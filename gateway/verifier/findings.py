@@ -5,7 +5,8 @@ Every scheme uses this, so that *none* is where all of them start. Refuses to kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
+from functools import lru_cache
 from hmac import compare_digest
 
 from gateway.model.evidence import Finding, Tier, TrustVector, tier_of
@@ -13,7 +14,6 @@ from gateway.model.profile import Provenance, References, ReferenceValue
 
 MAX_FINDINGS = 20  # what a person reads; the rest is counted in one more finding
 _CLAIMS = frozenset(f.name for f in fields(TrustVector))
-_NO_CLAIMS = TrustVector()
 _WORSE = {Tier.AFFIRMING: 0, Tier.WARNING: 1, Tier.NONE: 2, Tier.CONTRAINDICATED: 3}  # of findings: what comes first
 _CONFIRMED = (Provenance.MAKER, Provenance.HOSPITAL)
 
@@ -29,18 +29,21 @@ CONTRAINDICATED = 96
 NOT_RECOGNISED = 97  # it should be known, and is not
 
 
-@dataclass(slots=True)
 class Sheet:
-    """What one appraisal has seen so far. ``authenticated`` and ``fresh`` start False, every claim starts as *no claim*."""
+    """What one appraisal has seen so far. ``authenticated`` and ``fresh`` start False, every claim starts as *no claim*.
 
-    authenticated: bool = False
-    fresh: bool = False
-    key_isolated: bool = True
-    observed: dict[str, bytes] = field(default_factory=dict)
-    _claims: dict[str, int] = field(default_factory=dict)
-    _found: list[tuple[Tier, Finding]] = field(default_factory=list)
-    _used: list[ReferenceValue] = field(default_factory=list)
-    _unconfirmed: bool = False
+    ``observed``: what was measured, by reference name.
+    """
+
+    __slots__ = ("_claims", "_found", "_unconfirmed", "_used", "authenticated", "fresh", "key_isolated", "observed")
+
+    def __init__(self) -> None:
+        self.authenticated = self.fresh = self._unconfirmed = False
+        self.key_isolated = True
+        self.observed: dict[str, bytes] = {}
+        self._claims: dict[str, int] = {}
+        self._found: list[tuple[Tier, Finding]] = []
+        self._used: list[ReferenceValue] = []
 
     def claim(self, name: str, value: int) -> None:
         """Set a claim, unless it stands worse already: worse is a higher tier, and *none* is worse than *affirming*."""
@@ -79,12 +82,12 @@ class Sheet:
     @property
     def vector(self) -> TrustVector:
         """The claims as they stand."""
-        return TrustVector(**self._claims) if self._claims else _NO_CLAIMS
+        return _judged(frozenset(self._claims.items()))[0]
 
     @property
     def tier(self) -> Tier:
         """As the vector's, but a claim that could not be judged makes a *warning* none: what is unknown is never trusted."""
-        return max((tier_of(v) for v in self._claims.values()), key=_WORSE.__getitem__, default=Tier.NONE)
+        return _judged(frozenset(self._claims.items()))[1]
 
     @property
     def countersigned(self) -> bool:
@@ -95,6 +98,8 @@ class Sheet:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Worst first, at most ``MAX_FINDINGS`` and one that counts the others."""
+        if not self._found:
+            return ()
         ordered = [f for _, f in sorted(self._found, key=lambda pair: -_WORSE[pair[0]])]
         more = len(ordered) - MAX_FINDINGS
         if more > 0:
@@ -117,3 +122,9 @@ def _badness(value: int) -> tuple[int, int]:
     """A claim's place: by tier (a *warning* is worse than *none* here, as in an EAR's vector), then by number."""
     tier = tier_of(value)
     return (1 if tier is Tier.NONE else 0 if tier is Tier.AFFIRMING else int(tier)), abs(value)
+
+
+@lru_cache(maxsize=256)  # the devices of a ward have a few vectors between them
+def _judged(claims: frozenset[tuple[str, int]]) -> tuple[TrustVector, Tier]:
+    tier = max((tier_of(v) for _, v in claims), key=_WORSE.__getitem__, default=Tier.NONE)
+    return TrustVector(**dict(claims)), tier

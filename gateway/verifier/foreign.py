@@ -7,11 +7,10 @@ is refused is what two parsers could read differently: indefinite lengths, dupli
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cbor2
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -63,8 +62,7 @@ def decode(data: bytes, what: str) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class UnverifiedToken:
+class UnverifiedToken(NamedTuple):  # not a dataclass, as every attestation of every device builds one
     """A parsed COSE_Sign1 whose signature nobody has checked. ``verify`` gives its payload."""
 
     protected: bytes
@@ -100,13 +98,18 @@ def parse_token(data: bytes) -> UnverifiedToken:
     protected, unprotected, payload, signature = value.value
     if not (type(protected) is type(payload) is type(signature) is bytes and isinstance(unprotected, MAP)):
         raise MalformedError("a COSE_Sign1 with parts of the wrong kind or a detached payload", "attach the claims")
+    return UnverifiedToken(protected, _algorithm(protected), payload, signature)
+
+
+@lru_cache(maxsize=64)  # a handful of headers is all that devices send; a refused one is not remembered
+def _algorithm(protected: bytes) -> int:
     header = decode(protected, "a protected header")
     if not isinstance(header, MAP) or _CRIT in header:
         raise MalformedError("a protected header that is no map, or asks for what is not known here", "send the algorithm alone")
     algorithm = header.get(_ALG)
     if type(algorithm) is not int or algorithm not in _CURVES:
         raise MalformedError(f"a token signed with COSE algorithm {algorithm!r:.40}", "use ES256, ES384 or ES512")
-    return UnverifiedToken(protected, algorithm, payload, signature)
+    return algorithm
 
 
 def _is_array(value: object, size: int) -> bool:

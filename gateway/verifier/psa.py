@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import EvidenceError, MalformedError
 from gateway.model.evidence import Evidence, Tier
@@ -36,6 +35,7 @@ MAX_CLAIMS = 64  # of which ten are ours: the others are ignored, as RFC 9711 as
 _HASH_SIZES = (32, 48, 64)
 _NONCE, _UEID, _PROFILE, _BOOT_SEED = 10, 256, 265, 268
 _CLIENT, _LIFECYCLE, _IMPLEMENTATION, _CERTIFICATION, _COMPONENTS, _SERVICE = 2394, 2395, 2396, 2398, 2399, 2400
+_OPTIONAL = frozenset((_BOOT_SEED, _CERTIFICATION, _SERVICE))
 _C_TYPE, _C_VALUE, _C_VERSION, _C_SIGNER, _C_DESCRIPTION = 1, 2, 4, 5, 6
 _COMPONENT_KEYS = frozenset((_C_TYPE, _C_VALUE, _C_VERSION, _C_SIGNER, _C_DESCRIPTION))
 _CERTIFICATION_FORM = re.compile(r"[0-9]{13}-[0-9]{5}")
@@ -55,8 +55,7 @@ _NAMES = (_COMPONENT, _SIGNER, "implementation-id")
 _IMPORT = "import the maker's values: wardgate reference import FILE"
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(NamedTuple):  # not dataclasses, as every attestation of every device builds some
     """One measured piece of software (section 4.4.1). ``kind`` is its measurement type, ``FW`` for example."""
 
     kind: str
@@ -65,8 +64,7 @@ class Component:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(NamedTuple):
     """The claims of a token whose signature verified. ``lifecycle`` is the raw number; its high byte is the state."""
 
     nonce: bytes
@@ -84,11 +82,11 @@ def verify_psa(token: bytes, anchors: tuple[TrustAnchor, ...]) -> tuple[Claims, 
     """The claims of a token, once the anchor of the instance it names has verified it. Raises EvidenceError."""
     unverified = parse_token(token)
     claims = _parse_claims(unverified.unverified_payload)
-    anchor = next((a for a in anchors if compare_digest(a.instance, claims.ueid)), None)
-    if anchor is None:
-        raise EvidenceError(f"a token of instance {short(claims.ueid)}, which is not this device's", "import the device's key")
-    unverified.verify(anchor.spki)
-    return claims, anchor
+    for anchor in anchors:
+        if compare_digest(anchor.instance, claims.ueid):
+            unverified.verify(anchor.spki)
+            return claims, anchor
+    raise EvidenceError(f"a token of instance {short(claims.ueid)}, which is not this device's", "import the device's key")
 
 
 def _parse_claims(payload: bytes) -> Claims:
@@ -103,7 +101,8 @@ def _parse_claims(payload: bytes) -> Claims:
         raise MalformedError("a client id that is no 32-bit number other than 0", _FIX)
     if type(lifecycle) is not int or not 0 <= lifecycle <= 0xFFFF or lifecycle >> 8 not in _LIFECYCLES:
         raise MalformedError("a security lifecycle that RFC 9783 does not define", _FIX)
-    _check_optional(claims)
+    if not _OPTIONAL.isdisjoint(claims):
+        _check_optional(claims)
     ueid = _octets(claims, _UEID, (33,), "instance id")
     if ueid[0] != 0x01:
         raise MalformedError("an instance id that is no random UEID (type 0x01)", _FIX)
