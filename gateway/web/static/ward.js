@@ -1,7 +1,7 @@
 // The live ward. The server sends finished HTML for the parts that changed; this puts it in place and lets the clocks run.
 // Everything it does is a convenience: without it the page is complete and reloads by itself.
 
-const SILENCE_MS = 5000; // the server gives a sign of life every second
+const SILENCE_MS = 3500; // the server gives a sign of life every second: three were missed
 const FRESH_MS = 5000; // an older reading is the last one, not the present one
 const RETRY_MS = 2000;
 
