@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# no deadline for one example: the machine is shared, and pytest-timeout bounds every test anyway
+settings.register_profile("wardgate", deadline=None)
+settings.load_profile("wardgate")
 
 LONG = ("soak", "fuzz")
 _left_out: dict[str, int] = {}
