@@ -103,6 +103,7 @@ class Ward:
         self._document, self._management = document, management
         self.gateway, self.hospital = f"{prefix}gw", f"{prefix}hosp"
         self._made: list[str] = []
+        self._loaded = False
 
     def __enter__(self) -> Ward:
         self.build()
@@ -143,13 +144,14 @@ class Ward:
         """Confirm ``document`` as root and load it; without one, load what is confirmed already."""
         argv = ["ip", "netns", "exec", self.gateway, sys.executable, "-m", "gateway.enforcer.confirm"]
         common = ["--state", str(self._policy()), "--table-file", str(TABLE_FILE)]
-        if document is None:
+        if document is None or not self._loaded:
             run(*argv, "load", *common)
+            self._loaded = True
+        if document is None:
             return
         draft = self._policy() / f".draft-{threading.get_native_id()}.json"
         draft.write_text(json.dumps(document))
         try:
-            run(*argv, "load", *common)
             run(*argv, "confirm", *common, "--document", str(draft))
         finally:
             draft.unlink(missing_ok=True)

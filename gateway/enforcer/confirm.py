@@ -170,7 +170,7 @@ def _act(request: dict[str, Any], uid: int, policy: ConfirmedPolicy, operators: 
         user = _text(request, "user")
         operators.claim(_text(request, "code"), user, _text(request, "password"))
         return {"user": user, "role": "admin"}
-    if verb not in _VERBS:
+    if not isinstance(verb, str) or verb not in _VERBS:
         raise CredentialError("this is not known here", f"ask for one of: claim-operator, {', '.join(_VERBS)}")
     actor, role = ("root", "admin") if uid == 0 and "user" not in request else _operator(request, operators)
     return _VERBS[verb](request, actor, role, policy, operators)
@@ -194,7 +194,7 @@ def _break_glass(request: dict[str, Any], actor: str, _role: str, policy: Confir
     return policy.break_glass(actor, texts[0], texts[1], request.get("minutes", 0), texts[2])
 
 
-_VERBS: dict[Any, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators], Answer]] = {
+_VERBS: dict[str, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators], Answer]] = {
     "confirm": lambda r, actor, _role, p, _o: p.confirm(actor, check_document(r.get("document"))),
     "rollback": lambda _r, actor, _role, p, _o: p.rollback(actor),
     "load": lambda _r, actor, _role, p, _o: p.load(actor),

@@ -39,14 +39,14 @@ def test_a_flow_passes_at_its_level_and_not_below(rig: Bench, pump: str, hosp: s
         Udp(rig.ward.hospital, rig.pump, hosp, pump, w.MAINTENANCE) as at_2,
         Udp(rig.pump, rig.ward.hospital, pump, hosp, w.LIMITED) as from_device,
     ):
-        assert [f.passes(0.3) for f in (at_1, at_2, from_device)] == [False, False, False]
+        assert [f.passes(0.15) for f in (at_1, at_2, from_device)] == [False, False, False]
         rig.grant(1)
         assert at_1.passes()
-        assert [f.passes(0.3) for f in (at_2, from_device)] == [False, False]
+        assert [f.passes(0.15) for f in (at_2, from_device)] == [False, False]
         rig.grant(2)
         assert [f.passes() for f in (at_1, at_2, from_device)] == [True, True, True]
         rig.drop()
-        assert [f.passes(0.3) for f in (at_1, at_2, from_device)] == [False, False, False]
+        assert [f.passes(0.15) for f in (at_1, at_2, from_device)] == [False, False, False]
 
 
 @FAMILIES
@@ -62,7 +62,7 @@ def test_the_vital_flow_needs_no_level_and_nothing_else_does(rig: Bench, pump: s
             assert echoes(s, b"two")
     with Udp(rig.pump, rig.ward.hospital, pump, hosp, w.MONITORING + 1) as other:
         rig.grant(3)
-        assert not other.passes(0.3)
+        assert not other.passes(0.15)
 
 
 @FAMILIES
@@ -86,7 +86,7 @@ def test_a_lease_lapses_by_itself(rig: Bench) -> None:
         rig.grant(2, 600)
         assert flow.passes()
         time.sleep(0.7)
-        assert not flow.passes(0.3)
+        assert not flow.passes(0.15)
 
 
 def test_echo_needs_level_1(rig: Bench) -> None:
@@ -100,9 +100,9 @@ def test_echo_needs_level_1(rig: Bench) -> None:
 def test_a_proxied_port_reaches_the_proxy_which_learns_what_was_dialled(rig: Bench, pump: str, hosp: str) -> None:
     gate = "0.0.0.0" if "." in pump else "::"
     with Echo(rig.ward.gateway, gate, w.PROXY) as proxy, Echo(rig.pump, pump, w.CONTROL) as device:
-        assert dial(rig.ward.hospital, pump, w.CONTROL, timeout_s=0.5) is None
+        assert dial(rig.ward.hospital, pump, w.CONTROL, timeout_s=0.25) is None
         rig.grant(1)
-        assert dial(rig.ward.hospital, pump, w.CONTROL, timeout_s=0.5) is None
+        assert dial(rig.ward.hospital, pump, w.CONTROL, timeout_s=0.25) is None
         rig.grant(2)
         s = dial(rig.ward.hospital, pump, w.CONTROL)
         assert s is not None
@@ -123,15 +123,15 @@ def test_the_proxy_reaches_the_device_at_any_level_and_nothing_else_does(rig: Be
         assert s is not None
         with s:
             assert echoes(s, b"evidence?")
-        assert dial(rig.ward.gateway, pump, w.MAINTENANCE, timeout_s=0.4) is None
+        assert dial(rig.ward.gateway, pump, w.MAINTENANCE, timeout_s=0.25) is None
 
 
 def test_the_proxys_own_port_is_closed_to_everybody(rig: Bench) -> None:
     rig.grant(3)
     with Echo(rig.ward.gateway, "0.0.0.0", w.PROXY):
-        assert dial(rig.ward.hospital, w.GATE4, w.PROXY, timeout_s=0.5) is None
-        assert dial(rig.pump, w.GATE4, w.PROXY, timeout_s=0.5) is None
-        assert dial(rig.attacker, w.GATE4, w.PROXY, timeout_s=0.5) is None
+        assert dial(rig.ward.hospital, w.GATE4, w.PROXY, timeout_s=0.25) is None
+        assert dial(rig.pump, w.GATE4, w.PROXY, timeout_s=0.25) is None
+        assert dial(rig.attacker, w.GATE4, w.PROXY, timeout_s=0.25) is None
 
 
 def test_a_connection_older_than_its_redirect_is_not_forwarded_past_the_proxy(rig: Bench) -> None:
@@ -156,7 +156,7 @@ def test_an_unbound_host_gets_nothing(rig: Bench) -> None:
     rig.grant(3)
     before = rig.ward.counters()["unbound_l2"]
     with Udp(rig.attacker, rig.ward.hospital, ATTACKER.ipv4, HOSP4, w.MONITORING) as flow:
-        assert not flow.passes(0.5)
+        assert not flow.passes(0.15)
     assert rig.ward.counters()["unbound_l2"] > before
 
 
@@ -172,10 +172,10 @@ def test_a_devices_address_on_another_port_gets_nothing_and_the_device_keeps_wor
         gate_mac = _gate_mac(rig)
         run("ip", "-n", attacker, "neigh", "replace", HOSP4, "lladdr", gate_mac, "dev", "eth0")
         with Udp(attacker, rig.ward.hospital, PUMP4, HOSP4, w.MONITORING) as impostor:
-            assert not impostor.passes(0.4)
+            assert not impostor.passes(0.15)
             run("ip", "netns", "exec", attacker, "sh", "-c", f"arping -A -c 2 -w 1 -I eth0 {PUMP4} || true", check=False)
             _gratuitous_arp(attacker, PUMP4, PUMP.mac if with_mac else ATTACKER.mac)
-            assert not impostor.passes(0.3)
+            assert not impostor.passes(0.15)
         with Udp(rig.pump, rig.ward.hospital, PUMP4, HOSP4, w.MONITORING) as genuine:
             assert genuine.passes()
     finally:
@@ -256,13 +256,13 @@ def test_devices_do_not_reach_one_another_by_bridge_or_router(rig: Bench) -> Non
         run("ip", "-n", rig.attacker, "neigh", "replace", PUMP4, "lladdr", PUMP.mac, "dev", "eth0")
         before = rig.ward.counters()["lateral_l2"]
         with Udp(rig.attacker, rig.pump, ATTACKER.ipv4, PUMP4, w.LIMITED) as by_bridge:
-            assert not by_bridge.passes(0.4)
+            assert not by_bridge.passes(0.15)
         assert rig.ward.counters()["lateral_l2"] > before
         gate_mac = _gate_mac(rig)
         run("ip", "-n", rig.attacker, "neigh", "replace", PUMP4, "lladdr", gate_mac, "dev", "eth0")
         before = rig.ward.counters()["denied_flow"]
         with Udp(rig.attacker, rig.pump, ATTACKER.ipv4, PUMP4, w.LIMITED) as by_router:
-            assert not by_router.passes(0.4)
+            assert not by_router.passes(0.15)
         assert rig.ward.counters()["denied_flow"] > before
     finally:
         run("ip", "-n", rig.attacker, "neigh", "flush", "all")
@@ -290,7 +290,7 @@ def test_a_device_being_observed_passes_and_is_told(rig: Bench) -> None:
             assert s is not None
             with s:
                 assert echoes(s, b"proxied")
-            assert dial(rig.pump, w.GATE4, 9998, timeout_s=0.4) is None  # observing opens nothing of the gateway
+            assert dial(rig.pump, w.GATE4, 9998, timeout_s=0.25) is None  # observing opens nothing of the gateway
             told = _events(watcher, 1.0)
         assert not [e for e in told if e["event"] == "denied" and e["port"] in (w.MAINTENANCE, 9999)]
         assert {e["device"] for e in told if e["event"] == "seen"} == {"pump-1"}
@@ -372,7 +372,7 @@ def test_break_glass_opens_one_function_without_level_proxy_or_daemon(rig: Bench
     command += ["--state", str(rig.ward.policy_dir), "--device", "pump-1", "--minutes", "1", "--reason", "the proxy hangs"]
     top = Path(__file__).parents[2]
     with Echo(rig.pump, PUMP4, w.CONTROL) as device, Echo(rig.pump, PUMP4, w.MAINTENANCE):
-        assert dial(rig.ward.hospital, PUMP4, w.CONTROL, timeout_s=0.4) is None
+        assert dial(rig.ward.hospital, PUMP4, w.CONTROL, timeout_s=0.25) is None
         subprocess.run([*command, "--function", "control"], cwd=top, check=True, capture_output=True, timeout=20)
         try:
             s = dial(rig.ward.hospital, PUMP4, w.CONTROL)
@@ -380,7 +380,7 @@ def test_break_glass_opens_one_function_without_level_proxy_or_daemon(rig: Bench
             with s:
                 assert echoes(s, b"stop")
             assert device.original != []
-            assert dial(rig.ward.hospital, PUMP4, w.MAINTENANCE, timeout_s=0.4) is None
+            assert dial(rig.ward.hospital, PUMP4, w.MAINTENANCE, timeout_s=0.25) is None
         finally:
             rig.ward.nft("flush", "set", "inet", "wardgate", "glass4")
             rig.ward.nft("flush", "set", "inet", "wardgate", "bypass4")
