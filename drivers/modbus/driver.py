@@ -13,9 +13,10 @@ from typing import cast
 
 from drivers.modbus import collect
 from drivers.modbus.link import DeviceLink
-from drivers.modbus.proxy import ClientLink, SocketLike, original_destination
-from drivers.modbus.report import Reporter
+from drivers.modbus.proxy import ClientLink
 from drivers.modbus.settings import Settings
+from drivers.redirect import SocketLike, original_destination
+from drivers.report import Reporter
 from gateway.driver import Assignment, Context
 from gateway.errors import DeviceError, UnavailableError, WardgateError
 from gateway.model.event import EvidenceArrived, EvidenceFailed

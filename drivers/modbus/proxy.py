@@ -7,54 +7,20 @@ step is closed and hurts nobody else. Refuses to know levels and rules: the link
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
-import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from drivers.modbus import mbap
 from drivers.modbus.link import DeviceLink, Origin, Waiting
 from drivers.modbus.pdu import RequestError, UnknownFunctionError, parse_request
+from drivers.redirect import SocketLike, bound
 from gateway.errors import MalformedError
 
 MAX_PIPELINED = 16  # requests of one client that wait or are answered in one go; what comes beyond stays in the socket
 MAX_CLIENTS = 64  # connections a device: a ward's stations and a few that did not close
 _PARTIAL_S = 5.0  # a frame that began must be whole by then
 _SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a client that does not read; some 250 of the longest
-_KEEPALIVE_S = (30, 10, 3)  # idle, interval, probes: a client that vanished is let go within a minute
-
-_SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST in netfilter_ipv6/ip6_tables.h is the same number
-_SOCKADDR_IN, _SOCKADDR_IN6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xH4x16s4x")
-
-
-class SocketLike(Protocol):
-    """What of a socket is needed here (asyncio's TransportSocket has it)."""
-
-    @property
-    def family(self) -> int:
-        """AF_INET or AF_INET6."""
-        ...
-
-    def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
-        """As in ``socket``."""
-        ...
-
-    def getsockname(self) -> tuple[str, int]:
-        """As in ``socket``."""
-        ...
-
-
-def original_destination(sock: SocketLike) -> tuple[str, int]:
-    """Whom a redirected connection was for. Raises OSError when the kernel knows nothing of it (it was not redirected)."""
-    if sock.family == socket.AF_INET6:
-        raw = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
-        port, address = _SOCKADDR_IN6.unpack(raw)
-    else:
-        raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, _SOCKADDR_IN.size)
-        port, address = _SOCKADDR_IN.unpack(raw)
-    return str(ipaddress.ip_address(address)), port
 
 
 class ClientLink(asyncio.Protocol):
@@ -87,7 +53,7 @@ class ClientLink(asyncio.Protocol):
             self._note(link.device_id, "too-many-clients", f"more than {MAX_CLIENTS} connections to it")
             transport.abort()
             return
-        _bound(sock)
+        bound(sock, _SEND_BUFFER)
         link.clients.add(self)
         self._open = True
 
@@ -191,12 +157,3 @@ class ClientLink(asyncio.Protocol):
             self._partial = None
         if self._link is not None:
             self._link.leave(self)
-
-
-def _bound(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-    idle_s, interval_s, probes = _KEEPALIVE_S
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)

@@ -9,8 +9,8 @@ import pytest
 
 from drivers.modbus.driver import ModbusDriver, channel_of
 from drivers.modbus.mbap import Frame
-from drivers.modbus.proxy import original_destination
-from drivers.modbus.report import Reporter
+from drivers.redirect import original_destination
+from drivers.report import Reporter
 from gateway.errors import InputErrors, UnavailableError
 from gateway.model.device import DeviceState
 from gateway.model.event import Behaviour, EvidenceFailed, LinkChanged
