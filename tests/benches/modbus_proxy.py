@@ -25,7 +25,7 @@ from gateway.model.profile import Flow, Function, ModbusRule, OnLoss, Profile, P
 from tests.benches.figure import Figure, figure
 from tests.fakes.context import FakeContext, until
 
-LINKS, ROUNDS = 32, 9
+LINKS, ROUNDS = 32, 7
 SECONDS = {1: 0.5, LINKS: 0.6}
 REQUEST = bytes.fromhex("0000 0000 0006 01 03 0000 000a")
 ANSWER = bytes.fromhex("0000 0000 0017 01 03 14") + bytes(20)
