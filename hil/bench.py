@@ -41,9 +41,14 @@ Tell = Callable[[int, str, str], None]
 
 
 class Bench:
-    """One bench below ``directory``. ``tell(step, title, detail)`` is called as each step is done."""
+    """One bench below ``directory``. ``tell(step, title, detail)`` is called as each step is done.
 
-    def __init__(self, directory: Path, *, prefix: str = "wg-", port: int = 8443, tell: Tell | None = None) -> None:
+    ``state_mib``: the gateway's state lies on a disk of its own of this size, so that a test can fill it.
+    """
+
+    def __init__(
+        self, directory: Path, *, prefix: str = "wg-", port: int = 8443, tell: Tell | None = None, state_mib: int | None = None
+    ) -> None:
         self.directory, self.prefix, self.port = directory, prefix, port
         self.tell: Tell = tell or (lambda step, title, detail: None)
         self.rig = tomllib.loads((TOP / "hil" / "rig.toml").read_text())
@@ -55,6 +60,8 @@ class Bench:
         self.ward: Ward | None = None
         self.ble: BleBench | None = None
         self.tpm = Swtpm(directory / "tpm", TPM_PORT, log_dir=self.log, netns=self.ns("gw"))
+        self.updated = False  # whether the pump's new firmware was accepted: what "as it should be" means
+        self._state_mib, self._mounted = state_mib, False
         self.claim = ""
         self.view_link = ""
 
@@ -94,6 +101,9 @@ class Bench:
         if self.ward:
             self.ward.close()
             self.ward = None
+        if self._mounted:
+            subprocess.run(["umount", str(self.state / "gateway")], check=False)
+            self._mounted = False
 
     def _spawn(
         self, name: str, module: str, *argv: str, netns: str | None = None, uid: int | None = None, caps: tuple[str, ...] = ()
@@ -113,6 +123,11 @@ class Bench:
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
         os.chown(self.alarm_dir, ENFORCER_UID, ENFORCER_UID)
+        if self._state_mib:
+            (self.state / "gateway").mkdir()
+            options = f"size={self._state_mib}m,mode=0700"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.state / "gateway")], check=True)
+            self._mounted = True
         self.ward = Ward(self.prefix, directory=self.policy_state)
         self.ward.build()
         return "a ward and a hospital", "namespaces, a bridge with isolated ports, proxy ARP: devices keep their addresses"
@@ -325,6 +340,12 @@ class Bench:
     def ask(self, who: str, do: str, **arguments: object) -> dict[str, Any]:
         """Talk to a simulated device or a hospital client."""
         return ask(self.ctl / f"{who}.sock", do, **arguments)
+
+    def mend(self, device_id: str) -> None:
+        """A device as the hospital accepted it last."""
+        self.ask(device_id, "restore")
+        if device_id == "pump-1" and self.updated:
+            self.ask(device_id, "update")
 
     def page(self, path: str) -> str:
         """A page over HTTPS through the host's loopback (its certificate is the gateway's own, not checked here)."""

@@ -136,7 +136,7 @@ def observed(bench: Bench) -> tuple[dict[str, float], str]:
     check({"control", "maintenance"} <= {c.split(" ")[0] for c in cut}, f"Enforce would cut control and maintenance, listed: {cut}")
     seen = bench.counter("seen")
     check(seen > 0, "the kernel counted no packet of an observed device")
-    bench.ask("pump-1", "restore")
+    bench.mend("pump-1")
     bench.await_device("pump-1", lambda d: d["level"] > 0, 20, "good again")
     return {"would_cut": float(len(cut))}, f"{seen} packets passed and were counted; Enforce would have cut {', '.join(cut)}"
 
@@ -214,8 +214,8 @@ def tampered_equipment(bench: Bench) -> tuple[dict[str, float], str]:
 def reattested(bench: Bench) -> tuple[dict[str, float], str]:
     """The tampered devices are restored and earn their level back."""
     began = time.monotonic()
-    bench.ask("patch-1", "restore")
-    bench.ask("pump-1", "restore")
+    bench.mend("patch-1")
+    bench.mend("pump-1")
     trusted(bench)
     took = time.monotonic() - began
     flows(bench, "maintenance")
@@ -238,6 +238,7 @@ def service_mode(bench: Bench) -> tuple[dict[str, float], str]:
     same = bench.wardgate("device", "accept", "pump-1", *bench.as_person("biomed-1"), code=None)
     check("error" in same, "the person who opened the repair could also accept it")
     bench.wardgate("device", "accept", "pump-1", *bench.as_person("biomed-2"))
+    bench.updated = True
     bench.await_device("pump-1", lambda d: d["state"] == "enforced" and d["level"] == 3, 20, "enforced at level 3 again")
     time.sleep(2 * bench.rig["timing"]["attest_s"])
     check(bench.device("pump-1")["level"] == 3, "the accepted firmware is not accepted")

@@ -1,0 +1,255 @@
+"""The whole gateway on the virtual bench: the scenarios, and what breaks around it: TPM, D-Bus, disk, configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hil import scenarios
+from hil.bench import BIN, PASSWORD, TOP, Bench
+from hil.scenarios import SCENARIOS, at_level, flows, play, trusted
+
+pytestmark = pytest.mark.rig
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """One bench for all of this file; its state on a small disk of its own."""
+    directory = Path(f"/tmp/wardgate-bench-t{os.getpid()}")
+    directory.mkdir(mode=0o755)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    made = Bench(directory, prefix=f"t{os.getpid() % 10000}-", port=port, state_mib=24)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        if "WARDGATE_KEEP" not in os.environ:
+            subprocess.run(["rm", "-rf", str(directory)], check=False)
+
+
+def part(bench: Bench, name: str) -> dict[str, Any]:
+    return next(p for p in bench.view()["gateway"]["parts"] if p["name"] == name)
+
+
+def await_part(bench: Bench, name: str, ok: bool, timeout_s: float = 20) -> str:
+    deadline = time.monotonic() + timeout_s
+    while (seen := part(bench, name))["ok"] is not ok:
+        assert time.monotonic() < deadline, f"{name} is still {seen}"
+        time.sleep(0.1)
+    return str(seen["text"])
+
+
+def told(bench: Bench, words: str) -> bool:
+    return any(words in e["text"] for e in bench.api("GET", "/api/v1/events?limit=200")["events"])
+
+
+def daemon_log(bench: Bench) -> str:
+    return (bench.log / "wardgate.log").read_text()
+
+
+@pytest.mark.parametrize("name", [n for n in SCENARIOS if n != "daemon-killed"])
+def test_scenario(bench: Bench, name: str) -> None:
+    result = play(bench, name)
+    assert result.ok, result.detail
+
+
+def test_the_tpm_goes_and_comes_back(bench: Bench) -> None:
+    trusted(bench)
+    bench.tpm.kill()
+    text = await_part(bench, "tpm", ok=False)
+    assert ";" in text, "the fault comes with a remedy"
+    time.sleep(1)
+    assert bench.device("pump-1")["level"] == 3, "a TPM that is gone takes nobody's level"
+    flows(bench, "maintenance")
+    bench.tpm.power_on()
+    await_part(bench, "tpm", ok=True)
+    sequence = bench.view()["gateway"]["sequence"]
+    deadline = time.monotonic() + 15
+    while bench.view()["gateway"]["sequence"] == sequence:
+        assert time.monotonic() < deadline, "no batch is quoted after the TPM's return"
+        time.sleep(0.2)
+    assert bench.verify("pump-1")
+
+
+def test_the_dbus_daemon_is_killed_and_comes_back(bench: Bench) -> None:
+    trusted(bench)
+    assert bench.ble
+    bench.ble.kill("dbus")
+    await_part(bench, "bluetooth", ok=False)
+    assert bench.device("pump-1")["level"] == 3
+    bench.ble.kill("bluez")
+    bench.ble.start_bus()
+    bench.ble.start_bluez()
+    await_part(bench, "bluetooth", ok=True, timeout_s=30)
+    bench.await_device("patch-1", lambda d: d["link"] == "up" and d["level"] == 3, 40, "back on the air")
+
+
+def test_a_full_disk_keeps_care_going_delays_no_revocation_and_is_told(bench: Bench) -> None:
+    trusted(bench)
+    hog = bench.state / "gateway" / "hog"
+    with hog.open("wb") as f:
+        try:
+            while True:
+                f.write(bytes(65536))
+                f.flush()
+        except OSError:
+            pass
+    try:
+        text = await_part(bench, "disk", ok=False)
+        assert "free" in text
+        time.sleep(bench.rig["timing"]["lease_s"] + 1)
+        assert bench.device("pump-1")["level"] == 3, "renewals under an unchanged decision go on"
+        flows(bench, "maintenance")
+        bench.ask("pump-1", "tamper", register=110, value=1)
+        bench.await_device("pump-1", at_level(0), 10, "cut with a full disk")
+        scenarios.stalls(bench, "maintenance")
+    finally:
+        hog.unlink()
+    bench.mend("pump-1")
+    await_part(bench, "disk", ok=True)
+    trusted(bench)
+    flows(bench, "maintenance")
+    assert told(bench, "configuration changed at register 110"), "what happened meanwhile is in the record"
+
+
+@pytest.mark.parametrize("how", ["garbage", "replay"])
+def test_a_broken_or_replayed_token_changes_no_level_and_is_told(bench: Bench, how: str) -> None:
+    trusted(bench)
+    bench.ask("patch-1", how)
+    deadline = time.monotonic() + 10
+    while not bench.device("patch-1")["alarms"]:
+        assert time.monotonic() < deadline, "nobody was told"
+        time.sleep(0.1)
+    assert bench.device("patch-1")["level"] == 3
+    bench.mend("patch-1")
+    bench.await_device("patch-1", lambda d: not d["alarms"], 15, "quiet again")
+
+
+def test_a_frame_that_does_not_re_encode_to_itself_never_reaches_the_pump(bench: Bench) -> None:
+    trusted(bench)
+    before = bench.ask("pump-1", "state")["writes"]
+    for packet in ("000100000006010600140001ff", "0001000000090110001400010400010002", "000100010006010600140001", "ffffffffffff"):
+        answer = bench.ask("control", "raw", packet=packet)
+        assert not scenarios.passed(answer) or packet.endswith("ff")
+    written = [w for w in scenarios.writes(bench)[before:] if not w.startswith("109000")]
+    assert "10001400010400010002" not in written
+    flows(bench, "control")
+
+
+def test_a_configuration_with_three_mistakes_names_all_three(bench: Bench, tmp_path: Path) -> None:
+    bad = tmp_path / "wardgate.toml"
+    bad.write_text("[gateway]\nid = 3\n[web]\nport = 0\n[timing]\nlease_s = 99\n")
+    done = subprocess.run(
+        [str(BIN / "wardgate"), "--config", str(bad), "check"], capture_output=True, text=True, timeout=30, check=False, cwd=TOP
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert all(path in done.stderr for path in ("gateway.id", "web", "timing")) and "3 mistakes" in done.stderr
+
+
+def test_a_profile_without_on_loss_is_refused(bench: Bench, tmp_path: Path) -> None:
+    text = (TOP / "hil/profiles/infusion-pump.toml").read_text().replace('on_loss = "vital"\n', "")
+    bad = tmp_path / "p.toml"
+    bad.write_text(text)
+    command = [str(BIN / "wardgate"), "--config", str(bench.config), "policy", "check", str(bad)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=TOP)
+    assert done.returncode == 2 and "on_loss" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_commands_say_what_the_page_says(bench: Bench) -> None:
+    trusted(bench)
+    status = bench.wardgate("status", code=None)
+    assert status["status"] in ("all well", "degraded")
+    explained = bench.wardgate("explain", "pump-1", "control")
+    assert explained["level"] == 3 and explained["steps"] and explained["functions"][0]["allowed"]
+    checks = {c["name"]: c for c in bench.wardgate("check", code=None)}
+    assert all(checks[n]["ok"] for n in ("profiles", "tpm", "enrolment", "bluetooth", "wiring", "bridge", "enforcer")), checks
+    assert bench.wardgate("device", "list")[0]["id"] == "patch-1"
+    assert bench.wardgate("audit", "verify")["ok"]
+
+
+def test_break_glass_opens_one_function_and_only_that(bench: Bench) -> None:
+    trusted(bench)
+    bench.ask("pump-1", "tamper", register=111, value=1)
+    bench.await_device("pump-1", at_level(0), 10, "cut")
+    scenarios.stalls(bench, "maintenance")
+    bench.wardgate("break-glass", "pump-1", "maintenance", "--reason", "the pump must be read out", "--minutes", "1")
+    flows(bench, "maintenance", 30)
+    assert not scenarios.passed(bench.ask("control", "write", register=20, value=66))
+    bench.mend("pump-1")
+    trusted(bench)
+
+
+@pytest.mark.browser
+def test_a_person_sees_a_device_fall_and_recover(bench: Bench) -> None:
+    from playwright.sync_api import sync_playwright
+
+    trusted(bench)
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-sync",
+    ]
+    shots = Path(os.environ.get("WARDGATE_SCREENSHOTS", bench.directory / "shots"))
+    shots.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        page = browser.new_context(ignore_https_errors=True, viewport={"width": 1280, "height": 900}).new_page()
+        page.goto(f"https://127.0.0.1:{bench.port}/")
+        page.get_by_label("Name").fill("admin")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        card = page.locator("#device-patch-1")
+        card.wait_for()
+        page.screenshot(path=str(shots / "bench-well.png"), full_page=True)
+        bench.ask("patch-1", "tamper")
+        page.get_by_text("software component FW changed").first.wait_for(timeout=15000)
+        page.screenshot(path=str(shots / "bench-fallen.png"), full_page=True)
+        bench.mend("patch-1")
+        page.get_by_text("software component FW changed").first.wait_for(state="hidden", timeout=20000)
+        browser.close()
+    trusted(bench)
+
+
+def test_scenario_daemon_killed(bench: Bench) -> None:
+    result = play(bench, "daemon-killed")
+    assert result.ok, result.detail
+
+
+def test_a_daemon_without_its_tpm_starts_and_says_so(bench: Bench) -> None:
+    assert bench.daemon
+    bench.tpm.kill()
+    bench.daemon.stop()
+    bench.start_daemon()
+    await_part(bench, "tpm", ok=False)
+    bench.await_device("pump-1", at_level(3), 20, "trusted without a TPM")
+    bench.tpm.power_on()
+    await_part(bench, "tpm", ok=True)
+
+
+def test_nobody_saw_a_traceback(bench: Bench) -> None:
+    for log in bench.log.glob("*.log"):
+        if log.name.split(".")[0] in ("wardgate", "enforcer", "policy"):
+            assert "Traceback" not in log.read_text(), log.read_text()[-2000:]
+
+
+def test_the_clean_stop_leaves_nothing(bench: Bench) -> None:
+    assert bench.daemon
+    bench.daemon.signal(signal.SIGTERM)
+    assert bench.daemon.popen.wait(10) == 0
+    bench.start_daemon()
+    assert sys.platform == "linux"
