@@ -14,6 +14,14 @@ from gateway.model.level import TrustLevel
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateId:
+    """Which certificate something was said under: the batch sequence at its issue, and the SHA-256 of its EAR (the CWT)."""
+
+    sequence: int
+    ear_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceRef:
     """Which evidence a verdict rests on: its SHA-256, its media type, the nonce it answered, the channel it came over."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.model.certificate import CertificateId
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 
@@ -13,6 +14,7 @@ class Observation:
     """One reading: ``quantity`` an MDC code (ISO/IEEE 11073-10101), ``unit`` UCUM; exactly one of ``value`` and ``absent``.
 
     ``level`` is the device's level when it was taken; None: unknown (taken before the last good evidence after a gap).
+    ``certificate`` is the one that was in force then; a driver leaves it empty.
     """
 
     device_id: str
@@ -23,6 +25,7 @@ class Observation:
     level: TrustLevel | None
     value: float | None = None
     absent: str | None = None
+    certificate: CertificateId | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.absent is None):

@@ -259,7 +259,10 @@ def _migrate(db: Connection) -> None:
 
 # Salvaged on damage: without them a gateway would forget its ward, its people and, worst, its vetoes. The order matters
 # to nobody. The audit log is not: half a chain proves nothing; the file set aside stays readable by `audit verify`.
-_SALVAGED = ("devices", "profiles", "device_references", "service_windows", "vetoes", "users", "outbox", "outbox_counts")
+_SALVAGED = (
+    "devices", "profiles", "device_references", "service_windows", "vetoes", "users", "outbox", "outbox_counts",
+    "outbox_messages", "outbox_message_counts", "dead_letters",
+)  # fmt: skip
 
 
 def _checks(raw: sqlite3.Connection, *, whole: bool) -> list[str]:

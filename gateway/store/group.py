@@ -47,8 +47,11 @@ class GroupCommit(Generic[Item, Result]):
         self._last_s = float("-inf")
         self._closed = False
 
-    async def submit(self, items: Sequence[Item]) -> Result:
-        """Hand in ``items`` and wait until they are durable. Raises what ``write`` raised for their group."""
+    async def submit(self, items: Sequence[Item], *, urgent: bool = False) -> Result:
+        """Hand in ``items`` and wait until they are durable; ``urgent`` ones do not wait for others.
+
+        Raises what ``write`` raised for their group.
+        """
         async with self._room:
             await self._room.wait_for(lambda: self._held == 0 or self._held + len(items) <= self._bound)
             if self._closed:
@@ -57,7 +60,7 @@ class GroupCommit(Generic[Item, Result]):
             self._waiting.append(waiting)
             self._new += len(items)
             self._held += len(items)
-            if self._new >= self._full:
+            if urgent or self._new >= self._full:
                 self._wake.set()
             if self._task is None:
                 self._task = asyncio.create_task(self._commit_all(), name="group-commit")

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 from gateway import codec
 from gateway.errors import InputError, MalformedError
-from gateway.model.device import Device, DeviceState
+from gateway.model.device import Bond, Device, DeviceState
 from gateway.model.event import ServiceWindow
 from gateway.model.instant import Instant
 from gateway.model.profile import References
@@ -96,6 +96,14 @@ class Inventory:
             db.execute("DELETE FROM service_windows WHERE device_id = ?", (device_id,))
             if service is not None:
                 db.execute("INSERT INTO service_windows VALUES (?, ?)", (device_id, _dump(service)))
+
+        await self._db.run(work)
+
+    async def keep_bond(self, device_id: str, bond: Bond) -> None:
+        """Store how a device is bonded, and nothing else of it. Raises InputError when there is no such device."""
+
+        def work(db: Connection) -> None:
+            db.execute("UPDATE devices SET body = ? WHERE id = ?", (_dump(replace(_device(db, device_id), bond=bond)), device_id))
 
         await self._db.run(work)
 

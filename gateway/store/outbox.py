@@ -1,97 +1,119 @@
-"""Readings that still have to leave: written ahead, deleted only when acknowledged, bounded with a visible drop policy.
+"""What still has to leave: written ahead, deleted only when acknowledged, bounded with a visible drop policy.
 
-Implements ``gateway.driver.OutboxPort``. When a bound is reached, the device that holds most loses its oldest readings
-first, and every loss is counted. Refuses to know where readings go.
+Implements ``gateway.driver.OutboxPort`` and ``gateway.ports.OutgoingPort``. When a bound is reached, the device that holds
+most loses its oldest readings first, the least urgent messages their oldest; every loss is counted. What is taken in and
+what is acknowledged share one commit. Refuses to know where anything goes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.clock import Clock
 from gateway.errors import InputError
+from gateway.model.certificate import CertificateId
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
+from gateway.model.outbox import DeviceCounts, Letter, MessageCounts, OutboxView, Waiting
+from gateway.store import letters
 from gateway.store.database import Connection, Database
 from gateway.store.group import GroupCommit
+
+__all__ = ["Bounds", "DeviceCounts", "Outbox", "Waiting"]
 
 COMMIT_INTERVAL_S = 0.5  # two commits a second is what an SD card or eMMC survives for years; a reading can wait that long
 FULL_GROUP = 500  # readings that go at once: beyond that a commit's cost no longer shows (114,000 a second, fsync included)
 _PIECE = 200  # rows looked at for their age in each commit
-_ROW_BYTES = 160  # one stored row without its texts, index included
+_ROW_BYTES = 200  # one stored row without its texts, index and certificate included
 
 
-_Row = tuple[str | float | int | None, ...]
+_Row = tuple[str | float | int | bytes | None, ...]
+_Change = Callable[[Connection], int]  # anything that is done beside the rows, in the same transaction; returns its count
+_Item = _Row | _Change
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may wait. What comes first counts. Defaults: 90 days of a small ward, 1 GiB of disk."""
+    """How much may wait. What comes first counts. Defaults: 90 days of a small ward, 1 GiB of disk; a few days of messages."""
 
     rows: int = 5_000_000
     bytes: int = 1024**3
     age_s: float = 90 * 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A stored reading and the id that acknowledges it."""
-
-    id: int
-    observation: Observation
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceCounts:
-    """What went through the outbox for one device, since the file was made. ``dropped`` were lost to a bound."""
-
-    device_id: str
-    waiting: int
-    bytes: int
-    accepted: int
-    acknowledged: int
-    dropped: int
+    letters: int = 100_000
+    dead: int = 10_000
 
 
 class Outbox:
-    """Durable outbox on one database; ``close`` writes what waits."""
+    """Durable outbox on one database; ``close`` writes what waits. ``arrived`` is set whenever something new can be taken."""
 
     def __init__(self, database: Database, clock: Clock, bounds: Bounds | None = None) -> None:
         self._db, self._clock, self._bounds = database, clock, bounds or Bounds()
-        self._group: GroupCommit[_Row, None] = GroupCommit(self._write, interval_s=COMMIT_INTERVAL_S, full=FULL_GROUP)
+        self._group: GroupCommit[_Item, int] = GroupCommit(self._write, interval_s=COMMIT_INTERVAL_S, full=FULL_GROUP)
+        self.arrived = asyncio.Event()
+
+    # --- in ---
 
     async def put(self, batch: Sequence[Observation]) -> None:
         """Store a batch; returns when it is durable, within half a second. Raises UnavailableError or InputError: none was kept."""
         if batch:
             await self._group.submit([_row(o) for o in batch])
 
-    async def take(self, limit: int = 500, after: int = 0) -> Sequence[Waiting]:
-        """The oldest readings after id ``after``, at most ``limit``. They stay until acknowledged."""
-        sql = f"SELECT id, {_COLUMNS} FROM outbox WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - our names
-        rows = await self._db.run(lambda db: db.execute(sql, (after, limit)).fetchall())
+    async def put_letters(self, batch: Sequence[Letter]) -> None:
+        """Store messages (their ids are given here); at once when one of them is urgent (priority 0)."""
+        if batch:
+            bounds = self._bounds
+            change: _Change = lambda db: letters.store(db, batch, bounds.letters)  # noqa: E731 - closes over this batch
+            await self._group.submit([change], urgent=any(x.priority == 0 for x in batch))
+
+    # --- out ---
+
+    async def stream(self) -> str:
+        """Which numbering the ids belong to: 16 hex digits, new with every file."""
+        return str(await self._db.run(lambda db: db.execute("SELECT name FROM outbox_stream").fetchone()[0]))
+
+    async def take(self, limit: int = 500, after: int = 0, device_id: str | None = None) -> Sequence[Waiting]:
+        """The oldest readings after id ``after`` (of one device, if given), at most ``limit``. They stay until acknowledged."""
+        where, arguments = ("id > ?", [after]) if device_id is None else ("device_id = ? AND id > ?", [device_id, after])
+        sql = f"SELECT id, {_COLUMNS} FROM outbox WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608 - our names
+        rows = await self._db.run(lambda db: db.conn.execute(sql, [*arguments, limit]).fetchall())
         return [Waiting(r[0], _observation(r[1:])) for r in rows]
 
-    async def acknowledge(self, ids: Sequence[int]) -> int:
-        """Delete what the other side has; returns how many were still there."""
+    async def take_letters(self, topic: str, after: int = 0, limit: int = 50) -> Sequence[Letter]:
+        """The oldest messages on a topic."""
+        return await self._db.run(lambda db: letters.take(db, topic, after, limit))
 
-        def work(db: Connection) -> int:
-            gone: Counter[str] = Counter()
-            freed: Counter[str] = Counter()
-            for i in ids:
-                row = db.execute("SELECT device_id, bytes FROM outbox WHERE id = ?", (i,)).fetchone()
-                if row is not None:
-                    gone[row[0]] += 1
-                    freed[row[0]] += row[1]
-                    db.execute("DELETE FROM outbox WHERE id = ?", (i,))
-            for device_id, number in gone.items():
-                db.execute(_LESS.format("acknowledged"), (number, freed[device_id], number, device_id))
-            return gone.total()
+    async def lanes(self) -> tuple[Sequence[str], Sequence[tuple[str, int]]]:
+        """Devices with waiting readings, and (topic, priority) of waiting messages."""
+        sql = "SELECT device_id FROM outbox_counts WHERE waiting > 0 ORDER BY device_id"
+
+        def work(db: Connection) -> tuple[Sequence[str], Sequence[tuple[str, int]]]:
+            return [r[0] for r in db.execute(sql)], letters.topics(db)
 
         return await self._db.run(work)
+
+    async def acknowledge(self, ids: Sequence[int], letter_ids: Sequence[int] = ()) -> int:
+        """Delete what the other side has; returns how many were still there. Shares the next commit, within half a second."""
+        changes: list[_Item] = [_acknowledgement(ids)] if ids else []
+        if letter_ids:
+            changes.append(lambda db: letters.acknowledge(db, letter_ids))
+        return await self._group.submit(changes) if changes else 0
+
+    async def bury(self, topic: str, body: str, reason: str, *, ids: Sequence[int] = (), letter: Letter | None = None) -> None:
+        """Set aside what is refused for good: readings by id or one letter, with the message as it was sent and the reason."""
+        now, most = self._clock.now(), self._bounds.dead
+        await self._group.submit([lambda db: letters.bury(db, topic, body, reason, ids, letter, now, most)])
+
+    async def revive(self) -> int:
+        """Send every dead letter again, behind everything else; returns how many there were."""
+        now = self._clock.now()
+        return await self._group.submit([lambda db: letters.revive(db, now)])
+
+    # --- looking ---
 
     async def pending(self) -> int:
         """How many readings wait."""
@@ -99,30 +121,56 @@ class Outbox:
 
     async def counts(self) -> Sequence[DeviceCounts]:
         """The counters of every device, by id."""
-        sql = "SELECT device_id, waiting, bytes, accepted, acknowledged, dropped FROM outbox_counts ORDER BY device_id"
+        sql = "SELECT device_id, waiting, bytes, accepted, acknowledged, dropped, dead FROM outbox_counts ORDER BY device_id"
         return [DeviceCounts(*r) for r in await self._db.run(lambda db: db.execute(sql).fetchall())]
+
+    async def message_counts(self) -> Sequence[MessageCounts]:
+        """The counters of messages, by priority."""
+        return await self._db.run(letters.counts)
+
+    async def look(self, up: bool, state: str) -> OutboxView:
+        """All of it for people; ``state`` says how the way out is."""
+        now, devices = self._clock.now(), tuple(await self.counts())
+        messages, dead = await self.message_counts(), await self._db.run(lambda db: letters.dead(db, 20))
+        oldest = await self._db.run(_oldest)
+        return OutboxView(
+            state=state, up=up,
+            readings=sum(c.waiting for c in devices), messages=sum(c.waiting for c in messages),
+            bytes=sum(c.bytes for c in devices) + sum(c.bytes for c in messages),
+            oldest_s=max((_age_ns(at, now) / NS_PER_S for at in oldest), default=None),
+            accepted=sum(c.accepted for c in devices), delivered=sum(c.acknowledged for c in devices),
+            dropped=sum(c.dropped for c in devices) + sum(c.dropped for c in messages), dead=sum(c.dead for c in devices),
+            devices=devices, dead_letters=tuple(dead),
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Write what waits and take nothing more. The database is closed by its owner."""
         await self._group.close()
 
-    async def _write(self, batches: list[Sequence[_Row]]) -> list[None]:
-        rows = [row for batch in batches for row in batch]
+    async def _write(self, batches: list[Sequence[_Item]]) -> list[int]:
         now = self._clock.now()
-        await self._db.run(lambda db: _store(db, rows, self._bounds, now))
-        return [None] * len(batches)
+        done = await self._db.run(lambda db: _commit(db, batches, self._bounds, now))
+        self.arrived.set()
+        return done
 
 
 _COLUMNS = (
     "device_id, quantity, unit, value, absent, level, taken_boot, taken_mono_ns, taken_utc_ns, taken_quality,"
-    " received_boot, received_mono_ns, received_utc_ns, received_quality"
+    " received_boot, received_mono_ns, received_utc_ns, received_quality, cert_sequence, cert_hash"
 )
-_INSERT = f"INSERT INTO outbox ({_COLUMNS}, bytes) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - our names
+_INSERT = f"INSERT INTO outbox ({_COLUMNS}, bytes) VALUES ({', '.join('?' * 17)})"  # noqa: S608 - our names
 _MORE = (
     "INSERT INTO outbox_counts (device_id, waiting, bytes, accepted) VALUES (?1, ?2, ?3, ?2) ON CONFLICT (device_id)"
     " DO UPDATE SET waiting = waiting + ?2, bytes = bytes + ?3, accepted = accepted + ?2"
 )
-_LESS = "UPDATE outbox_counts SET waiting = waiting - ?, bytes = bytes - ?, {0} = {0} + ? WHERE device_id = ?"
+
+
+def _commit(db: Connection, batches: list[Sequence[_Item]], bounds: Bounds, now: Instant) -> list[int]:
+    """All rows first, in one go, then what else was asked for; one result a batch."""
+    rows = [item for batch in batches for item in batch if isinstance(item, tuple)]
+    if rows:
+        _store(db, rows, bounds, now)
+    return [sum(item(db) for item in batch if not isinstance(item, tuple)) for batch in batches]
 
 
 def _store(db: Connection, rows: list[_Row], bounds: Bounds, now: Instant) -> None:
@@ -137,20 +185,28 @@ def _store(db: Connection, rows: list[_Row], bounds: Bounds, now: Instant) -> No
     _drop_beyond(db, bounds)
 
 
+def _acknowledgement(ids: Sequence[int]) -> _Change:
+    return lambda db: letters.remove(db, ids, "acknowledged")
+
+
+def _oldest(db: Connection) -> list[Instant]:
+    sql = "SELECT received_boot, received_mono_ns, received_utc_ns, received_quality FROM outbox ORDER BY id LIMIT 1"
+    return [_instant(r) for r in (*db.execute(sql).fetchall(), *letters.oldest(db))]
+
+
 def _drop_old(db: Connection, bounds: Bounds, now: Instant) -> None:
     limit_ns = round(bounds.age_s * NS_PER_S)
     names = "received_boot, received_mono_ns, received_utc_ns, received_quality"
     while True:
         oldest = db.execute(f"SELECT id, {names} FROM outbox ORDER BY id LIMIT {_PIECE}").fetchall()  # noqa: S608 - our names
-        old = [r[0] for r in oldest if _age_ns(r[1:], now) > limit_ns]
-        _drop(db, old)
+        old = [r[0] for r in oldest if _age_ns(_instant(r[1:]), now) > limit_ns]
+        letters.remove(db, old, "dropped")
         if len(old) < _PIECE:
             return
 
 
-def _age_ns(received: Sequence[object], now: Instant) -> int:
+def _age_ns(at: Instant, now: Instant) -> int:
     """On boot time; across a reboot on wall time, and only when nobody doubts either end (else the reading counts as new)."""
-    at = _instant(received)
     if at.boot_id == now.boot_id:
         return now.mono_ns - at.mono_ns
     return now.utc_ns - at.utc_ns if min(at.quality, now.quality) >= TimeQuality.RTC else 0
@@ -164,19 +220,7 @@ def _drop_beyond(db: Connection, bounds: Bounds) -> None:
             return
         device = db.execute("SELECT device_id FROM outbox_counts ORDER BY bytes DESC, device_id LIMIT 1").fetchone()[0]
         found = db.execute("SELECT id FROM outbox WHERE device_id = ? ORDER BY id LIMIT ?", (device, over)).fetchall()
-        _drop(db, [r[0] for r in found])
-
-
-def _drop(db: Connection, ids: Sequence[int]) -> None:
-    number: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    for i in ids:
-        device_id, length = db.execute("SELECT device_id, bytes FROM outbox WHERE id = ?", (i,)).fetchone()
-        number[device_id] += 1
-        size[device_id] += length
-        db.execute("DELETE FROM outbox WHERE id = ?", (i,))
-    for device_id, n in number.items():
-        db.execute(_LESS.format("dropped"), (n, size[device_id], n, device_id))
+        letters.remove(db, [r[0] for r in found], "dropped")
 
 
 def _row(o: Observation) -> _Row:
@@ -191,22 +235,27 @@ def _row(o: Observation) -> _Row:
     level = None if o.level is None else int(o.level)
     head = (o.device_id, o.quantity, o.unit, o.value, o.absent, level)
     taken = (t.boot_id, t.mono_ns, t.utc_ns, int(t.quality))
-    return (*head, *taken, r.boot_id, r.mono_ns, r.utc_ns, int(r.quality), _ROW_BYTES + len(texts))
+    received = (r.boot_id, r.mono_ns, r.utc_ns, int(r.quality))
+    certificate = (o.certificate.sequence, o.certificate.ear_sha256) if o.certificate else (None, None)
+    return (*head, *taken, *received, *certificate, _ROW_BYTES + len(texts))
 
 
 def _observation(r: Sequence[object]) -> Observation:
-    device_id, quantity, unit, value, absent, level, *when = r
+    device_id, quantity, unit, value, absent, level, *rest = r
+    sequence, digest = rest[8:]
     return Observation(
         device_id=str(device_id),
         quantity=str(quantity),
         unit=str(unit),
-        taken_at=_instant(when[:4]),
-        received_at=_instant(when[4:]),
+        taken_at=_instant(rest[:4]),
+        received_at=_instant(rest[4:8]),
         level=None if level is None else TrustLevel(int(str(level))),
         value=None if value is None else float(str(value)),
         absent=None if absent is None else str(absent),
+        certificate=CertificateId(int(str(sequence)), digest) if isinstance(digest, bytes) else None,
     )
 
 
-def _instant(r: Sequence[object]) -> Instant:
-    return Instant(str(r[0]), int(str(r[1])), int(str(r[2])), TimeQuality(int(str(r[3]))))
+def _instant(r: Iterable[object]) -> Instant:
+    boot, mono, utc, quality = r
+    return Instant(str(boot), int(str(mono)), int(str(utc)), TimeQuality(int(str(quality))))

@@ -24,7 +24,10 @@ from gateway.store.audit import AuditLog
 from gateway.store.database import Database, schema_files
 
 # What was released stays as it is. A new version adds a line; a changed line means that old files would not be understood.
-RELEASED: dict[int, str] = {1: "b9ae5907db4b691c274a27202a06644622ad781190106f58debfd74f7fe5f6ef"}
+RELEASED: dict[int, str] = {
+    1: "b9ae5907db4b691c274a27202a06644622ad781190106f58debfd74f7fe5f6ef",
+    2: "0d7e424d9c919d8c921446f1f53738e8d6cf227f41ef4a98257f77213b43f46f",
+}
 
 AT = Instant("boot", 1, 2)
 

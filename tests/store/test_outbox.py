@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InputError
+from gateway.model.certificate import CertificateId
 from gateway.model.instant import Instant, TimeQuality
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
+from gateway.model.outbox import Letter
 from gateway.store.database import Database
 from gateway.store.outbox import Bounds, DeviceCounts, Outbox
 from tests.store.conftest import HandClock
@@ -178,3 +181,114 @@ async def test_close_writes_what_waits(tmp_path: Path, clock: HandClock) -> None
     with pytest.raises(Exception, match="closed"):
         await outbox.put([reading(clock)])
     await db.close()
+
+
+def letter(clock: HandClock, topic: str = "alarm", priority: int = 0, body: str = "{}") -> Letter:
+    return Letter(0, priority, topic, body, clock.now())
+
+
+async def whole(outbox: Outbox) -> list[DeviceCounts]:
+    """The counters, after checking that every reading is somewhere."""
+    counts = list(await outbox.counts())
+    for c in counts:
+        assert c.accepted == c.waiting + c.acknowledged + c.dropped + c.dead
+    return counts
+
+
+async def test_a_certificate_stays_with_its_reading(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock)
+    labelled = replace(reading(clock), certificate=CertificateId(41, bytes(range(32))))
+    await outbox.put([labelled, reading(clock)])
+    assert [w.observation.certificate for w in await outbox.take()] == [labelled.certificate, None]
+    await outbox.close()
+
+
+async def test_an_alarm_does_not_wait_for_the_next_commit(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock)
+    await outbox.put([reading(clock)])
+    begin = time.monotonic()
+    await outbox.put_letters([letter(clock)])
+    assert time.monotonic() - begin < 0.3
+    assert await outbox.lanes() == (["patch-1"], [("alarm", 0)])
+    await outbox.close()
+
+
+async def test_the_least_urgent_messages_are_dropped_first_and_counted(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock, Bounds(letters=3))
+    await outbox.put_letters([letter(clock, "decision", 1, f"{i}") for i in range(3)])
+    await outbox.put_letters([letter(clock, "alarm", 0, f"{i}") for i in range(2)])
+    assert [x.body for x in await outbox.take_letters("decision")] == ["2"]
+    assert [x.body for x in await outbox.take_letters("alarm")] == ["0", "1"]
+    assert [(c.priority, c.waiting, c.accepted, c.dropped) for c in await outbox.message_counts()] == [(0, 2, 2, 0), (1, 1, 3, 2)]
+    await outbox.close()
+
+
+async def test_what_is_refused_is_set_aside_sent_again_and_never_lost_from_the_counts(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock)
+    await outbox.put([reading(clock, value=float(i)) for i in range(5)])
+    ids = [w.id for w in await outbox.take(3)]
+    await outbox.bury("readings/patch-1", '{"a": 1}', "not authorized (0x87)", ids=ids)
+    (counts,) = await whole(outbox)
+    assert (counts.waiting, counts.dead) == (2, 3)
+    view = await outbox.look(up=False, state="refused")
+    assert (view.dead, view.readings, view.dead_letters[0].reason, view.dead_letters[0].readings) == (
+        3,
+        2,
+        "not authorized (0x87)",
+        3,
+    )
+    assert await outbox.revive() == 1
+    (again,) = await outbox.take_letters("readings/patch-1")
+    assert (again.body, again.readings, again.device_id) == ('{"a": 1}', 3, "patch-1")
+    await outbox.bury("readings/patch-1", again.body, "still not", letter=again)
+    assert (await whole(outbox))[0].dead == 3
+    await outbox.revive()
+    (again,) = await outbox.take_letters("readings/patch-1")
+    assert await outbox.acknowledge([], [again.id]) == 1
+    (counts,) = await whole(outbox)
+    assert (counts.waiting, counts.dead, counts.acknowledged) == (2, 0, 3)
+    assert [(c.waiting, c.accepted, c.acknowledged) for c in await outbox.message_counts()] == [(0, 1, 1)]
+    await outbox.close()
+
+
+async def test_dead_letters_are_bounded_and_a_forgotten_one_is_a_loss(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock, Bounds(dead=2))
+    await outbox.put([reading(clock, value=float(i)) for i in range(4)])
+    for w in await outbox.take():
+        await outbox.bury("t", "{}", "no", ids=[w.id])
+    (counts,) = await whole(outbox)
+    assert (counts.dead, counts.dropped, len((await outbox.look(True, "")).dead_letters)) == (2, 2, 2)
+    await outbox.close()
+
+
+async def test_acknowledgements_share_a_commit_with_what_comes_in(database: Database, clock: HandClock) -> None:
+    outbox = Outbox(database, clock)
+    await outbox.put([reading(clock) for _ in range(40)])
+    ids = [w.id for w in await outbox.take()]
+    commits, run = 0, database.run
+
+    async def counted(work):  # type: ignore[no-untyped-def]
+        nonlocal commits
+        commits += 1
+        return await run(work)
+
+    database.run = counted  # type: ignore[method-assign]
+    begin = time.monotonic()
+    results = await asyncio.gather(*(outbox.acknowledge([i]) for i in ids), *(outbox.put([reading(clock)]) for _ in range(40)))
+    assert time.monotonic() - begin < 1.5
+    assert results[:40] == [1] * 40
+    assert commits <= 2
+    await outbox.close()
+
+
+async def test_a_file_numbers_its_readings_under_its_own_name(tmp_path: Path, clock: HandClock) -> None:
+    names = []
+    for file in ("a", "a", "b"):
+        db = Database(tmp_path / file)
+        await db.open()
+        outbox = Outbox(db, clock)
+        names.append(await outbox.stream())
+        await outbox.close()
+        await db.close()
+    assert len(names[0]) == 16
+    assert names[0] == names[1] != names[2]
