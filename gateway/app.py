@@ -296,5 +296,16 @@ async def _serve(config: Config) -> None:
 def serve(config: Config) -> int:
     """Run the daemon until SIGTERM."""
     configure()
-    asyncio.run(_serve(config))
+    try:
+        asyncio.run(_serve(config))
+    except ExceptionGroup as group:
+        known, unknown = group.split(WardgateError)
+        if known is None or unknown is not None:
+            raise
+        raise _first(known) from None
     return 0
+
+
+def _first(group: BaseException) -> BaseException:
+    """The first fault inside nested groups: one line for a person."""
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group

@@ -13,11 +13,14 @@ import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gateway.config import Config, parse_config, read_config
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
+
+if TYPE_CHECKING:
+    from gateway.store.database import Database
 
 T = TypeVar("T")
 Answer = tuple[Any, list[str]]
@@ -176,7 +179,7 @@ def _give(directory: Path, owner: tuple[int, int] | None) -> None:
                 os.chown(path, *owner)
 
 
-async def _with_store(config: Config, work: Callable[[Any], Awaitable[T]]) -> T:
+async def _with_store(config: Config, work: Callable[[Database], Awaitable[T]]) -> T:
     from gateway.store.database import Database
 
     database = Database(config.gateway.state / "wardgate.sqlite")
@@ -192,7 +195,7 @@ async def _new_claim(config: Config) -> str:
     from gateway.store.accounts import Accounts
     from gateway.store.audit import AuditLog
 
-    async def work(database: Any) -> str:
+    async def work(database: Database) -> str:
         audit = AuditLog(database)
         accounts = Accounts(database, MachineClock(), audit)
         try:
@@ -242,9 +245,9 @@ def enrol(config: Config, *, ca: str | None, request: Path | None, response: Pat
 
 def verify_audit(config: Config) -> Answer:
     """Walk the hash chain; raises EvidenceError naming the first broken line."""
-    from gateway.store.audit import AuditLog
+    from gateway.store.audit import AuditLog, Head
 
-    async def work(database: Any) -> Any:
+    async def work(database: Database) -> Head:
         audit = AuditLog(database)
         try:
             return await audit.verify()
@@ -252,15 +255,15 @@ def verify_audit(config: Config) -> Answer:
             await audit.close()
 
     head = asyncio.run(_with_store(config, work))
-    text = f"the audit log holds: {head.sequence} lines, each bound to the one before; the last is {head.digest.hex()}"
-    return {"ok": True, "lines": head.sequence, "head": head.digest.hex()}, [text]
+    text = f"the audit log holds: {head.sequence} lines, each bound to the one before; the last is {head.hash.hex()}"
+    return {"ok": True, "lines": head.sequence, "head": head.hash.hex()}, [text]
 
 
 def export_audit(config: Config, out: TextIO) -> None:
     """The whole log as JSON lines."""
     from gateway.store.audit import AuditLog
 
-    async def work(database: Any) -> None:
+    async def work(database: Database) -> None:
         audit = AuditLog(database)
         async for line in audit.export():
             out.write(line.rstrip("\n") + "\n")

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except OSError as e:
         sys.stderr.write(f"wardgate: {e.strerror or e} ({e.filename or 'no file'}); see `wardgate check`\n")
+        return 1
+    except Exception as e:  # noqa: BLE001 - a bug of ours is told in one line too, with where it is
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        at = f"{Path(where.filename).name}:{where.lineno}"
+        sys.stderr.write(f"wardgate: a fault of its own at {at} ({type(e).__name__}: {e}); please report it with this line\n")
         return 1
 
 

@@ -224,12 +224,13 @@ class Conductor:
 
     async def _renew_meanwhile(self) -> None:
         """While the disk refuses: renewals under an unchanged decision need no record and are still given."""
-        for at, effects in self._out:
-            for e in effects:
-                if isinstance(e, Grant) and e.renewal and self._applied.get(e.lease.device_id) is e.lease.level:
-                    await self._grant(e, at)
-        for i, (at, effects) in enumerate(self._out):
-            self._out[i] = (at, [e for e in effects if not (isinstance(e, Grant) and e.renewal)])
+        renewals = [(at, e) for at, effects in self._out for e in effects if isinstance(e, Grant) and e.renewal]
+        rest = [(at, [e for e in effects if not (isinstance(e, Grant) and e.renewal)]) for at, effects in self._out]
+        self._out.clear()
+        self._out.extend(rest)
+        for at, renewal in renewals:
+            if self._applied.get(renewal.lease.device_id) is renewal.lease.level:
+                await self._grant(renewal, at)
 
     async def _carry_out(self, at: Instant, effects: Sequence[Effect], marks: dict[str, int]) -> None:
         for effect in effects:

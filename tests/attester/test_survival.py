@@ -259,8 +259,8 @@ async def test_a_call_given_up_is_not_run(tpm: Tpm) -> None:
 
 
 async def test_more_than_can_wait_is_refused_at_once(tpm: Tpm) -> None:
-    release = asyncio.get_running_loop().time() + 0.3
-    first = asyncio.ensure_future(tpm.call(lambda c: time.sleep(0.3)))
+    release = asyncio.get_running_loop().time() + 2.0  # the TPM is busy for longer than 300 calls take to queue up anywhere
+    first = asyncio.ensure_future(tpm.call(lambda c: time.sleep(2.0)))
     await asyncio.sleep(0.05)
     results = await asyncio.gather(*(tpm.probe() for _ in range(300)), return_exceptions=True)
     refused = [r for r in results if isinstance(r, UnavailableError)]

@@ -175,7 +175,7 @@ class FakeAccounts:
 
     def __init__(self, claimed: bool = True) -> None:
         self.code: str | None = None if claimed else CLAIM
-        self.people = {n: (PASSWORD, r) for n, r in (("ada", "admin"), ("bea", "biomed"), ("vic", "viewer"))} if claimed else {}
+        self.people = {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("vic", "viewer"))} if claimed else {}
         self.sessions: dict[str, User] = {}
         self.links: set[str] = set()
         self.wrong: dict[str, int] = {}

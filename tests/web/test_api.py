@@ -50,7 +50,7 @@ async def test_a_command_reaches_the_console_with_its_actor(door: Door) -> None:
     ],
 )
 async def test_a_command_that_is_not_one_is_refused_with_a_remedy(door: Door, body: object) -> None:
-    answer = await (await door.as_("ada")).command(body)
+    answer = await (await door.as_("admin-1")).command(body)
     assert answer.status == 400
     told = await answer.json()
     assert told["error"]
@@ -59,7 +59,7 @@ async def test_a_command_that_is_not_one_is_refused_with_a_remedy(door: Door, bo
 
 
 async def test_the_consoles_refusals_have_their_status(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     assert (await ada.command({"verb": "attest", "device_id": "nobody"})).status == 400
     refused = await ada.command({"verb": "observe", "device_id": "pump-1", "secret": "wrong"})
     assert (refused.status, (await refused.json())["error"]) == (403, "the password is wrong")
@@ -72,7 +72,7 @@ async def test_the_consoles_refusals_have_their_status(door: Door) -> None:
 
 
 async def test_bodies_are_bounded_and_strict(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     headers = ada.headers(Origin=ada.origin, **{"X-CSRF-Token": ada.csrf})
     for body, kind, status in (
         (b"{" + b" " * 20_000 + b"}", "application/json", 413),
@@ -102,7 +102,7 @@ async def test_bundles_and_explanations_are_per_device(door: Door) -> None:
 
 
 async def test_events_are_limited_and_paged(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     first = (await (await ada.get("/api/v1/events?limit=2")).json())["events"]
     assert [e["sequence"] for e in first] == [4, 3]
     then = (await (await ada.get("/api/v1/events?limit=2&before=3")).json())["events"]
@@ -138,7 +138,7 @@ async def test_the_view_streams_to_scripts(door: Door) -> None:
 
 
 async def test_the_pages_stream_sends_only_what_changed_and_at_most_four_times_a_second(door: Door) -> None:
-    stream = await (await door.as_("ada")).get("/live")
+    stream = await (await door.as_("admin-1")).get("/live")
     whole = await _next(stream.content, "ward")
     assert {"headline", "parts", "events", "pump-1/level", "pump-1/actions"} <= whole["parts"].keys()
     loop = asyncio.get_running_loop()

@@ -82,7 +82,7 @@ async def site(tls: ssl.SSLContext) -> AsyncIterator[Site]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def open_(browser: Browser, site: Site) -> AsyncIterator[Opener]:
-    """Open a page as a person: ``await open_("/", who="ada", width=…, scheme="dark", script=False)``."""
+    """Open a page as a person: ``await open_("/", who="admin-1", width=…, scheme="dark", script=False)``."""
     troubles: list[str] = []
     contexts: list[BrowserContext] = []
 
@@ -124,7 +124,7 @@ async def test_log_in_and_see_a_device_fall_and_recover_live(site: Site, open_: 
     page = await open_("/")
     await expect(page).to_have_url(f"{site.url}/login")
     await page.screenshot(path=shots / "login.png")
-    await page.get_by_label("Name").fill("ada")
+    await page.get_by_label("Name").fill("admin-1")
     await page.get_by_label("Password").fill(PASSWORD)
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("All 3 devices have what they need")
@@ -217,7 +217,7 @@ async def test_a_hung_picture_is_noticed_too(site: Site, open_: Opener) -> None:
 
 
 async def test_a_new_device_appears_and_a_removed_one_goes_without_a_reload(site: Site, open_: Opener) -> None:
-    page = await open_("/", who="ada")
+    page = await open_("/", who="admin-1")
     await expect(page.locator(".device")).to_have_count(3)
     patch = site.console.devices.pop("patch-1")
     site.console.tell()
@@ -229,7 +229,7 @@ async def test_a_new_device_appears_and_a_removed_one_goes_without_a_reload(site
 
 
 async def test_everything_can_be_done_with_a_keyboard_and_focus_survives_updates(site: Site, open_: Opener) -> None:
-    page = await open_("/", who="ada")
+    page = await open_("/", who="admin-1")
     await asyncio.sleep(0.6)
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.className") == "skip"
@@ -257,7 +257,7 @@ async def test_everything_can_be_done_with_a_keyboard_and_focus_survives_updates
 async def test_enforce_is_asked_for_shown_and_done(site: Site, open_: Opener, shots: Path) -> None:
     site.console.set_level("pump-1", 2, "good evidence of configuration; none of token")
     site.console.change("pump-1", state="observing", would_cut=("maintenance",))
-    page = await open_("/", who="ada")
+    page = await open_("/", who="admin-1")
     await expect(page.locator(".banner")).to_contain_text("Observing 1 of 3")
     await page.screenshot(path=shots / "ward-observing.png")
     await page.get_by_role("link", name="Infusion pump, bed 4").click()
@@ -305,7 +305,7 @@ async def test_contrast_and_targets_in_both_palettes_on_desktop_and_phone(
     site.console.change("patch-1", state="service", service_left_ms=1_500_000)
     site.console.parts["uplink"] = (False, "the broker has not answered for 2 min; 318 readings wait")
     for width, height, name in ((1440, 900, "desktop"), (390, 844, "phone")):
-        page = await open_("/", who="ada", width=width, height=height, scheme=scheme)
+        page = await open_("/", who="admin-1", width=width, height=height, scheme=scheme)
         await asyncio.sleep(0.6)
         await page.screenshot(path=shots / f"ward-mixed-{scheme}-{name}.png", full_page=name == "phone")
         for path in ("/", "/devices/pump-1", "/devices/pump-1/break-glass", "/events")[: 4 if name == "desktop" else 2]:

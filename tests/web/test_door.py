@@ -20,7 +20,7 @@ async def test_nobody_sees_the_ward_without_logging_in(door: Door) -> None:
 
 
 async def test_a_login_sets_a_cookie_that_scripts_and_other_sites_cannot_use(door: Door) -> None:
-    answer = await door.form("/login", {"user": "ada", "password": PASSWORD})
+    answer = await door.form("/login", {"user": "admin-1", "password": PASSWORD})
     assert (answer.status, answer.headers["Location"]) == (303, "/")
     cookie = answer.headers["Set-Cookie"]
     assert cookie.startswith(f"{COOKIE}=")
@@ -35,10 +35,10 @@ async def test_a_login_sets_a_cookie_that_scripts_and_other_sites_cannot_use(doo
 
 async def test_a_wrong_password_is_refused_with_a_remedy_and_too_many_with_a_time(door: Door) -> None:
     for _ in range(3):
-        answer = await door.form("/login", {"user": "ada", "password": "wrong"})
+        answer = await door.form("/login", {"user": "admin-1", "password": "wrong"})
         assert answer.status == 403
         assert "do not fit" in await answer.text()
-    answer = await door.form("/login", {"user": "ada", "password": PASSWORD})
+    answer = await door.form("/login", {"user": "admin-1", "password": PASSWORD})
     assert "Set-Cookie" not in answer.headers
     assert "try again in 30 s" in await answer.text()
 
@@ -49,19 +49,19 @@ async def test_a_wrong_password_is_refused_with_a_remedy_and_too_many_with_a_tim
      ("/\\evil", "/"), ("/devices/../x", "/"), ("", "/")],
 )  # fmt: skip
 async def test_a_login_leads_only_to_our_own_pages(door: Door, next_: str, location: str) -> None:
-    answer = await door.form("/login", {"user": "ada", "password": PASSWORD, "next": next_})
+    answer = await door.form("/login", {"user": "admin-1", "password": PASSWORD, "next": next_})
     assert answer.headers["Location"] == location
 
 
 @pytest.mark.parametrize("origin", [None, "null", "https://evil.example", "http://127.0.0.1"])
 async def test_a_post_from_elsewhere_is_refused_even_without_a_session(door: Door, origin: str | None) -> None:
-    answer = await door.form("/login", {"user": "ada", "password": PASSWORD}, origin=origin)
+    answer = await door.form("/login", {"user": "admin-1", "password": PASSWORD}, origin=origin)
     assert answer.status == 403
     assert "Set-Cookie" not in answer.headers
 
 
 async def test_a_form_without_the_sessions_own_token_changes_nothing(door: Door) -> None:
-    ada, bea = await door.as_("ada"), await door.as_("bea")
+    ada, bea = await door.as_("admin-1"), await door.as_("bea")
     without = await ada.form("/devices/pump-1/attest", {}, csrf=False)
     foreign = await ada.form("/devices/pump-1/attest", {"csrf": bea.csrf}, csrf=False)
     assert (without.status, foreign.status) == (403, 403)
@@ -71,7 +71,7 @@ async def test_a_form_without_the_sessions_own_token_changes_nothing(door: Door)
 
 
 async def test_a_logout_ends_the_session_everywhere(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     answer = await ada.form("/logout", {})
     assert (answer.status, answer.headers["Location"]) == (303, "/login")
     assert (await ada.get("/api/v1/view")).status == 401
@@ -121,7 +121,7 @@ async def test_a_view_link_opens_once_and_only_to_look(door: Door) -> None:
 
 
 async def test_a_viewer_cannot_make_links_and_an_admin_can(door: Door) -> None:
-    for name, status in (("vic", 403), ("bea", 403), ("ada", 200)):
+    for name, status in (("vic", 403), ("bea", 403), ("admin-1", 200)):
         who = await door.as_(name)
         headers = who.headers(Origin=who.origin, **{"X-CSRF-Token": who.csrf})
         assert (await door.client.post("/api/v1/view-link", headers=headers)).status == status, name

@@ -130,7 +130,7 @@ async def test_ten_thousand_malformed_requests_never_make_a_500(caplog: pytest.L
     accounts, seen, waiting = FakeAccounts(), Counter[int](), set[bytes]()
     async with TestServer(build(FakeConsole(), accounts)) as server:
         token = await accounts.start_session(User("vic", "viewer"))
-        admin = await accounts.start_session(User("ada", "admin"))
+        admin = await accounts.start_session(User("admin-1", "admin"))
         origin = f"http://127.0.0.1:{server.port}".encode()
 
         async def one(seed: int) -> None:
@@ -139,7 +139,7 @@ async def test_ten_thousand_malformed_requests_never_make_a_500(caplog: pytest.L
                 who = draw.choice([token, admin, "x"])
                 await line.send(_request(draw, f"{COOKIE}={who}".encode(), csrf_token(who).encode(), origin))
                 if admin not in accounts.sessions:
-                    accounts.sessions[admin] = User("ada", "admin")  # a log-out among them was right
+                    accounts.sessions[admin] = User("admin-1", "admin")  # a log-out among them was right
             await line.close()
             waiting.update(line.waiting)
 

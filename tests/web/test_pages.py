@@ -22,7 +22,7 @@ _EVERYWHERE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["", "ada"])
+@pytest.mark.parametrize("name", ["", "admin-1"])
 async def test_every_response_is_strict_about_what_a_browser_may_do(door: Door, name: str) -> None:
     who = await door.as_(name) if name else door
     for path in _EVERYWHERE:
@@ -38,7 +38,7 @@ async def test_every_response_is_strict_about_what_a_browser_may_do(door: Door, 
 
 
 async def test_pages_carry_no_inline_script_style_or_foreign_address(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     for path in ("/", "/events", "/devices/pump-1", "/devices/pump-1/break-glass", "/devices/pump-1/service"):
         text = await (await ada.get(path)).text()
         assert not re.search(r"<script(?![^>]*src=)|\sstyle=|\son\w+=|javascript:", text), path
@@ -68,14 +68,14 @@ async def test_the_ward_is_complete_without_javascript(door: Door) -> None:
 async def test_what_a_device_chose_is_escaped(door: Door) -> None:
     door.console.change("patch-1", name="<b onclick=x>&", reason="<script>alert(1)</script>")
     door.console.say("patch-1", "alarm", "<img src=x>")
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     for path in ("/", "/events", "/devices/patch-1", "/devices/patch-1/service"):
         text = await (await ada.get(path)).text()
         assert not re.search(r"<b onclick|<script>alert|<img", text), path
 
 
 async def test_actions_are_offered_by_role_and_state(door: Door) -> None:
-    ada, vic = await door.as_("ada"), await door.as_("vic")
+    ada, vic = await door.as_("admin-1"), await door.as_("vic")
     assert "Service mode…" in await (await ada.get("/devices/pump-1")).text()
     assert "Service mode…" not in await (await vic.get("/devices/pump-1")).text()
     door.console.change("pump-1", state="observing")
@@ -86,7 +86,7 @@ async def test_actions_are_offered_by_role_and_state(door: Door) -> None:
 
 
 async def test_enforce_first_shows_what_would_be_cut_and_passes_the_password_on(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     door.console.change("pump-1", state="observing", level=2, would_cut=("maintenance",))
     text = await (await ada.get("/devices/pump-1/enforce")).text()
     assert "maintenance: cut as soon as you press Enforce" in text
@@ -98,7 +98,7 @@ async def test_enforce_first_shows_what_would_be_cut_and_passes_the_password_on(
     right = await ada.form("/devices/pump-1/enforce", {"password": PASSWORD})
     assert (right.status, right.headers["Location"]) == (303, "/devices/pump-1")
     command = door.console.commands[-1]
-    assert (command.actor, command.role, command.verb, command.device_id) == ("ada", "admin", "enforce", "pump-1")
+    assert (command.actor, command.role, command.verb, command.device_id) == ("admin-1", "admin", "enforce", "pump-1")
     assert command.secret == PASSWORD
     assert command.arguments == ()
     assert PASSWORD not in repr(command)
@@ -124,7 +124,7 @@ async def test_attest_now_is_one_press_and_comes_back_to_the_ward(door: Door) ->
 
 
 async def test_break_glass_names_only_functions_that_are_cut(door: Door) -> None:
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     assert (await ada.get("/devices/pump-1/break-glass")).status == 400  # nothing is cut
     door.console.set_level("pump-1", 0, "it was changed")
     fields = {"minutes": "10", "reason": "infusion must go on", "password": PASSWORD}
@@ -138,7 +138,7 @@ async def test_a_gateway_that_cannot_explain_still_shows_its_device(door: Door) 
         raise UnavailableError("the audit log is not there", "wait for the disk")
 
     door.console.explain = gone  # type: ignore[method-assign]
-    answer = await (await door.as_("ada")).get("/devices/pump-1")
+    answer = await (await door.as_("admin-1")).get("/devices/pump-1")
     assert answer.status == 200
     assert "the audit log is not there" in await answer.text()
 
@@ -148,7 +148,7 @@ async def test_a_mistake_of_ours_is_a_sentence_and_not_a_traceback(door: Door, c
         raise ZeroDivisionError("secret detail")
 
     door.console.events = broken  # type: ignore[method-assign, assignment]
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     for path in ("/events", "/api/v1/events"):
         answer = await ada.get(path)
         assert answer.status == 500
@@ -159,7 +159,7 @@ async def test_a_mistake_of_ours_is_a_sentence_and_not_a_traceback(door: Door, c
 async def test_events_are_paged(door: Door) -> None:
     for i in range(150):
         door.console.say("pump-1", "information", f"line {i}")
-    ada = await door.as_("ada")
+    ada = await door.as_("admin-1")
     first = await (await ada.get("/events")).text()
     older = re.search(r'href="(/events\?before=\d+)"', first)
     assert older
