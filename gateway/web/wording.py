@@ -29,6 +29,7 @@ STATE_WORDS = {
 FRESH_MS = 5_000  # a reading older than this is shown as the last one, greyed, with its age
 _QUANTITIES = {
     "MDC_ECG_HEART_RATE": "Heart rate",
+    "MDC_ECG_TIME_PD_RR_GL": "RR interval",
     "MDC_PULS_RATE": "Pulse rate",
     "MDC_PULS_OXIM_SAT_O2": "SpO₂",
     "MDC_PULS_OXIM_PULS_RATE": "Pulse rate",
