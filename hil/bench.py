@@ -175,11 +175,8 @@ class Bench:
     def _initialise(self) -> tuple[str, str]:
         network, gateway, hospital = self.rig["gateway"]["addresses"], self.rig["gateway"], self.rig["hospital"]
         extra = self.directory / "extra.toml"
-        assert self.ble
         timing = "\n".join(f"{k} = {v}" for k, v in self.rig["timing"].items())
-        extra.write_text(
-            f'[timing]\n{timing}\n[drivers.ble]\nbus = "{self.ble.bus_address}"\n[drivers.modbus]\nlisten_port = 15502\n'
-        )
+        extra.write_text(f"[timing]\n{timing}\n{self._drivers()}")
         argv = [
             "init",
             "--state",
@@ -212,6 +209,11 @@ class Bench:
             "wardgate init",
             f"keys in the TPM, owner and lockout authorisation set, wardgate.toml written; claim code {self.claim}",
         )
+
+    def _drivers(self) -> str:
+        """The drivers' part of wardgate.toml."""
+        assert self.ble
+        return f'[drivers.ble]\nbus = "{self.ble.bus_address}"\n[drivers.modbus]\nlisten_port = 15502\n'
 
     def _enforcement(self) -> tuple[str, str]:
         gw, table = self.ns("gw"), ["--table-file", TABLE_FILE]
