@@ -128,7 +128,7 @@ class Bench:
             options = f"size={self._state_mib}m,mode=0700"
             subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.state / "gateway")], check=True)
             self._mounted = True
-        self.ward = Ward(self.prefix, directory=self.policy_state)
+        self.ward = self._make_ward()
         self.ward.build()
         return "a ward and a hospital", "namespaces, a bridge with isolated ports, proxy ARP: devices keep their addresses"
 
@@ -209,6 +209,9 @@ class Bench:
             "wardgate init",
             f"keys in the TPM, owner and lockout authorisation set, wardgate.toml written; claim code {self.claim}",
         )
+
+    def _make_ward(self) -> Ward:
+        return Ward(self.prefix, directory=self.policy_state)
 
     def _drivers(self) -> str:
         """The drivers' part of wardgate.toml."""

@@ -16,7 +16,9 @@ from tests.benches.figure import Figure
 def names() -> list[str]:
     """The benchmarks there are."""
     return sorted(
-        m.name.replace("_", "-") for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in ("figure", "__main__")
+        m.name.replace("_", "-")
+        for m in pkgutil.iter_modules([str(Path(__file__).parent)])
+        if m.name not in ("figure", "fleet", "__main__")
     )
 
 
