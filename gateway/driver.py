@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from gateway.model.instant import Instant
 from gateway.model.observation import Observation
 from gateway.model.profile import Profile, Target
 
-__all__ = ["Assignment", "Clock", "Context", "Driver", "GrantView", "OutboxPort"]
+__all__ = ["Assignment", "Clock", "Context", "Driver", "Epoch", "Epochs", "GrantView", "OutboxPort"]
 
 
 class GrantView(Protocol):
@@ -43,12 +43,32 @@ class OutboxPort(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch of the beacons: 12 bytes that nobody knew before it began. ``chain`` changes when the ids begin anew."""
+
+    chain: int
+    number: int
+    id: bytes
+    until: Instant
+
+
+class Epochs(Protocol):
+    """The epoch ids: a reverse hash chain of this boot, so whoever holds one id recognises every later one."""
+
+    def current(self, now: Instant) -> Epoch:
+        """The epoch at ``now``."""
+        ...
+
+
 class Context(Protocol):
-    """What a driver is given."""
+    """What a driver is given. ``gateway_id``: what this gateway calls itself toward devices that keep a key for each gateway."""
 
     clock: Clock
     log: logging.Logger
     outbox: OutboxPort
+    gateway_id: str
+    epochs: Epochs
 
     async def emit(self, event: Event) -> None:
         """Hand an event to the engine. Waits while the queue is full; evidence, alarms and commands are never dropped."""
@@ -65,11 +85,16 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A device that this driver serves, with its profile. ``secret`` holds bus secrets, for example a BLE passkey."""
+    """A device that this driver serves, with its profile; ``passkey`` is a secret of its bus.
+
+    ``screen`` (unsolicited evidence: a beacon with its epoch id) raises EvidenceError unless the device made it. It keeps a flood
+    of forgeries out of the record; what passes is appraised all the same. None: nothing unsolicited counts.
+    """
 
     device: Device
     profile: Profile
     passkey: int | None = None
+    screen: Callable[[bytes], None] | None = None
 
     def target(self, media_type: str) -> Target:
         """The profile's target for ``media_type``; raises KeyError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gateway.judgement import Out, allowed, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
@@ -20,6 +21,7 @@ from gateway.model.effect import (
     Challenge,
     Grant,
     Issue,
+    KeepBond,
     Record,
     SealEpoch,
     Severity,
@@ -207,6 +209,10 @@ class Engine:
     def _link_changed(self, event: LinkChanged, now: Instant, out: Out) -> set[str]:
         if (s := self.standings.get(event.device_id)) is None:
             return set()
+        if event.up and event.bond is not None and event.bond is not s.device.bond:
+            s.device = replace(s.device, bond=event.bond)
+            out.append(KeepBond(s.id, event.bond))
+            out.append(Record("bond", s.id, f"{s.id}: bonded ({event.bond}); a restart will not pair again", ()))
         if event.up is not s.link_up:
             s.link_up, s.link_since = event.up, now
             out.append(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.model.device import Bus
@@ -146,6 +146,7 @@ class Target:
     """A named property attested at run time: its kind of evidence, how often, and where a fingerprint looks.
 
     ``objects``: Modbus device identification objects (43/14); ``registers``: inclusive spans of holding registers.
+    ``key_isolated`` False: the firmware that is attested can use the attesting key itself.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Target:
     objects: tuple[int, ...] = ()
     registers: tuple[tuple[int, int], ...] = ()
     mailbox: Mailbox | None = None
+    key_isolated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +175,20 @@ class ReferenceValue:
 
 @dataclass(frozen=True, slots=True)
 class TrustAnchor:
-    """A key that a device's evidence must verify with: ``instance`` is its UEID (or kid), ``spki`` a DER SubjectPublicKeyInfo."""
+    """A key that a device's evidence must verify with: ``instance`` is its UEID (or kid), ``spki`` a DER SubjectPublicKeyInfo.
+
+    A shared key has no ``spki``: ``shared`` names its use (``TOKEN_KEY``, ``BEACON_KEY``), and ``secret`` is the key while it is
+    in memory. It has no plain form, so that no record, database or view ever holds it; ``References.with_secrets`` puts it back.
+    """
 
     instance: bytes
     spki: bytes
     provenance: Provenance = Provenance.MAKER
+    shared: str = ""
+    secret: bytes = field(default=b"", repr=False)
+
+
+TOKEN_KEY, BEACON_KEY = "token", "beacon"  # uses of a key shared with a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +197,11 @@ class References:
 
     anchors: tuple[TrustAnchor, ...] = ()
     values: tuple[ReferenceValue, ...] = ()
+
+    def with_secrets(self, secrets: Mapping[str, bytes]) -> References:
+        """The same, with the shared keys by use; an anchor whose key is not there keeps none and verifies nothing."""
+        anchors = tuple(replace(a, secret=secrets.get(a.shared, b"")) if a.shared else a for a in self.anchors)
+        return References(anchors, self.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gateway.errors import InputErrors
 from gateway.model.device import Binding, Bus, Device, DeviceState
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Flow, Function, OnLoss, Profile
-from gateway.policy.targets import CEILINGS
+from gateway.policy.targets import ceiling_of
 
 VERSION = 1
 PROXY_PORTS: Mapping[Bus, int] = MappingProxyType({Bus.MODBUS: 15502})
@@ -75,7 +75,7 @@ def document_id(document: Mapping[str, Any]) -> str:
 
 def ceiling(profile: Profile) -> TrustLevel:
     """The highest level the profile's best evidence can reach; level 0 without targets."""
-    return max((CEILINGS[t.evidence_class] for t in profile.targets), default=TrustLevel.NONE)
+    return max(map(ceiling_of, profile.targets), default=TrustLevel.NONE)
 
 
 @dataclass

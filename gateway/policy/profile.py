@@ -19,7 +19,7 @@ from gateway.model.level import TrustLevel
 from gateway.model.profile import Flow, Function, GattRule, Hl7Rule, ModbusRule, OnLoss, Profile, Protocol, Rule
 from gateway.policy.fields import Problems, Table, hint, shown
 from gateway.policy.rules import Levels, is_write, read_always_allowed, read_rules
-from gateway.policy.targets import CEILINGS, read_references, read_targets
+from gateway.policy.targets import ceiling_of, read_references, read_targets
 
 Peers = Mapping[str, str | Sequence[str]]
 
@@ -57,7 +57,7 @@ def parse_profile(data: Mapping[str, object], peers: Peers | None = None) -> Pro
     functions = _functions(table, bus, _peers(peers or {}, problems))
     table.finish()
     if targets:
-        _check_reachable(table, functions, max(CEILINGS[t.evidence_class] for t in targets))
+        _check_reachable(table, functions, max(map(ceiling_of, targets)))
     problems.raise_if_any(f"profile {identity}" if identity else "profile")
     return Profile(identity, name, bus, clinical, functions, targets, values, offline, half_life)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from gateway.driver import Epochs
+from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError
 from gateway.model.decision import Lease
 from gateway.model.event import Event
@@ -95,6 +98,8 @@ class FakeContext:
         self.clock = FakeClock()
         self.log = logging.getLogger(f"test.{name}")
         self.outbox = FakeOutbox()
+        self.gateway_id = "gw-test"
+        self.epochs: Epochs = EpochChain(2.0, secrets.token_bytes, 64)
         self.events: list[Event] = []
         self.grants: dict[str, FakeGrant] = {}
         self.tls_contexts: dict[str, ssl.SSLContext] = {}
