@@ -25,7 +25,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
-from gateway.driver import Assignment, Clock, Driver, Epochs, OutboxPort
+from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
 from gateway.engine import Engine
@@ -38,7 +38,6 @@ from gateway.machine_clock import MachineClock
 from gateway.model.device import Bond, DeviceState
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
 from gateway.model.evidence import MediaType
-from gateway.model.observation import Observation
 from gateway.model.profile import References
 from gateway.notify import Notify
 from gateway.people import People
@@ -47,8 +46,10 @@ from gateway.store.audit import AuditLog
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
 from gateway.store.inventory import Inventory
+from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.supervisor import Supervisor
+from gateway.way_out import WayOut
 
 NONCE_SIZE = 32
 log = logging.getLogger("wardgate")
@@ -80,19 +81,6 @@ class Keeper:
         await self._inventory.keep_bond(device_id, bond)
 
 
-class Readings:
-    """Where drivers put readings: the durable outbox, and the newest for the page."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
-
-    async def put(self, batch: Sequence[Observation]) -> None:
-        """Show a batch, then store it; returns when it is durable."""
-        self.watch(batch)
-        await self._outbox.put(batch)
-
-
 class DriverContext:
     """``gateway.driver.Context`` for one driver."""
 
@@ -100,6 +88,7 @@ class DriverContext:
         self._app = app
         self.clock: Clock = app.clock
         self.outbox: OutboxPort = app.readings
+        self.journal: JournalPort = app.journal
         self.gateway_id = app.config.gateway.id
         self.epochs: Epochs = app.epochs
         self.log = logging.getLogger(f"wardgate.{name}")
@@ -130,7 +119,7 @@ class App:
         self.accounts = People(self.database, self.clock, self.audit)
         self.accounts.ask_policy = self._confirm
         self.outbox, self.cache = Outbox(self.database, self.clock), CertificateCache(self.database)
-        self.readings = Readings(self.outbox)
+        self.journal = Journal(self.database)
         self.tpm = Tpm(config.tpm.tcti)
         self.attester = Attester(self.tpm, config.gateway.state, pcrs=config.tpm.pcrs)
         self.keys = KeyStore(self.tpm, config.gateway.state, config.gateway.id)
@@ -139,14 +128,19 @@ class App:
         self.grants, self.counters = Grants(), Counters()
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
+        self.readings = WayOut(
+            config, self.outbox, self.clock, certificate=self.certificates.at, told=self.tell,
+            vouch=lambda spki: self.attester.register_software_key("uplink", spki),
+        )  # fmt: skip
         self.conductor = Conductor(
             Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
             certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
+            announce=self.readings.announce,
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
             audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm, bundle=self.certificates.bundle,
-            reassign=self.assign, ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+            reassign=self.assign, way_out=self.readings, ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
@@ -244,6 +238,7 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
         await self.conductor.emit(PartChanged("disk", up=True, detail="the record is being written"))
@@ -298,7 +293,7 @@ class App:
 
     async def _close(self) -> None:
         closers: tuple[Callable[[], Awaitable[None]], ...] = (
-            self.enforcer.close, self.outbox.close, self.audit.close, self.tpm.close, self.database.close,
+            self.enforcer.close, self.readings.close, self.journal.close, self.audit.close, self.tpm.close, self.database.close,
         )  # fmt: skip
         for close in closers:
             try:

@@ -24,6 +24,7 @@ from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
 from gateway.model.instant import TimeQuality
 from gateway.model.observation import Observation, Reading
+from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
@@ -61,6 +62,14 @@ class KeysPort(Protocol):
     async def keep(self, device_id: str, shared: Mapping[str, bytes]) -> None: ...
 
 
+class WayOutPort(Protocol):
+    """What the console needs of the way out."""
+
+    async def look(self) -> OutboxView: ...
+    async def waiting(self) -> int: ...
+    async def retry(self) -> int: ...
+
+
 @dataclass(slots=True)
 class Counters:
     """What the demo and the page count."""
@@ -90,12 +99,14 @@ class Console:
         confirm: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
         bundle: Callable[[str], Awaitable[bytes]],
         reassign: Callable[[], Awaitable[None]],
+        way_out: WayOutPort,
         ak_sha256: Callable[[], str],
     ) -> None:
         self._config, self._clock, self._conductor, self._grants = config, clock, conductor, grants
         self._inventory, self._keys, self._accounts, self._audit = inventory, keys, accounts, audit
         self._profiles, self.counters = profiles, counters
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
+        self._way_out, self._waiting = way_out, 0
         self._started = clock.now()
         self._readings: dict[str, deque[Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
@@ -130,7 +141,7 @@ class Console:
             id=g.id, name=g.name, version=__version__, mode="observing" if observing else "enforcing", parts=parts,
             sequence=self.counters.sequence, certificates=self.counters.certificates, quotes=self.counters.quotes,
             uptime_ms=(now.mono_ns - self._started.mono_ns) // 1_000_000, time_utc=now.utc().isoformat(timespec="seconds"),
-            time_quality=TimeQuality(now.quality).name.lower(), ak_sha256=self._ak_sha256(),
+            time_quality=TimeQuality(now.quality).name.lower(), outbox_rows=self._waiting, ak_sha256=self._ak_sha256(),
         )  # fmt: skip
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -153,10 +164,19 @@ class Console:
     async def refresh_feed(self) -> None:
         """Read the newest lines of the audit log for the picture."""
         self._feed = tuple(await self._audit.tail(30))
+        self._waiting = await self._way_out.waiting()
 
     async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """The event feed, newest first."""
         return await self._audit.tail(limit, before)
+
+    async def outbox(self) -> OutboxView:
+        """What still has to leave."""
+        return await self._way_out.look()
+
+    async def retry_dead_letters(self) -> int:
+        """Send what the broker refused again; returns how many messages."""
+        return await self._way_out.retry()
 
     async def bundle(self, device_id: str) -> bytes:
         """The newest complete bundle."""
@@ -303,7 +323,8 @@ class Console:
     def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
         """The policy document for these devices."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        return compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
+        document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
+        return _with_broker(document, self._config.uplink.flows)
 
     def _confirmed(self) -> dict[str, Any]:
         try:
@@ -333,6 +354,15 @@ class Console:
     def confirmed_id(self) -> str:
         """SHA-256 of the confirmed policy document."""
         return hashlib.sha256(json.dumps(self._confirmed(), sort_keys=True).encode()).hexdigest()
+
+
+def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """The broker is the one host that the gateway itself may speak to: the kernel opens nothing else toward the hospital."""
+    sets = document["sets"]
+    for address, protocol, port in flows:
+        name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]
+        sets[name] = sorted([*(e for e in sets.get(name, []) if e != element), element], key=str)
+    return document
 
 
 def _next(device: Device, verb: str) -> DeviceState:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,12 +16,13 @@ from typing import Protocol
 from gateway.clock import Clock
 from gateway.model.decision import Lease
 from gateway.model.device import Device
+from gateway.model.epoch import Epoch
 from gateway.model.event import Event
 from gateway.model.instant import Instant
 from gateway.model.observation import Observation
 from gateway.model.profile import Profile, Target
 
-__all__ = ["Assignment", "Clock", "Context", "Driver", "Epoch", "Epochs", "GrantView", "OutboxPort"]
+__all__ = ["Assignment", "Clock", "Context", "Driver", "Epoch", "Epochs", "GrantView", "JournalPort", "Kept", "OutboxPort"]
 
 
 class GrantView(Protocol):
@@ -44,13 +46,29 @@ class OutboxPort(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """One epoch of the beacons: 12 bytes that nobody knew before it began. ``chain`` changes when the ids begin anew."""
+class Kept:
+    """A message that waits in the journal. A later id came later."""
 
-    chain: int
-    number: int
-    id: bytes
-    until: Instant
+    id: int
+    body: bytes
+    received: Instant
+
+
+class JournalPort(Protocol):
+    """Messages that a driver promises to deliver: on disk before it promises, in order, the same message once."""
+
+    def keep(self, route: str, key: bytes, body: bytes, answer: bytes, received: Instant) -> Future[bytes]:
+        """Store a message; done when it is durable, with the answer to give: ``answer``, or for a ``key`` (32 bytes) that the route
+        has had before the one that was given then. Raises UnavailableError (disk full, too much waits): nothing was promised."""
+        ...
+
+    async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
+        """The oldest messages of a route that wait, after id ``after``. Raises UnavailableError."""
+        ...
+
+    def settle(self, message_id: int, refused: str = "") -> None:
+        """It was delivered; or, with a reason, it never will be and is kept aside. Written soon: a power cut delivers it twice."""
+        ...
 
 
 class Epochs(Protocol):
@@ -67,6 +85,7 @@ class Context(Protocol):
     clock: Clock
     log: logging.Logger
     outbox: OutboxPort
+    journal: JournalPort
     gateway_id: str
     epochs: Epochs
 

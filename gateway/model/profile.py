@@ -31,6 +31,13 @@ class Provenance(StrEnum):
     LEARNED = "learned"
 
 
+class Acknowledge(StrEnum):
+    """How an HL7 route acknowledges."""
+
+    END_TO_END = "end_to_end"  # the receiver's own answer, or AE: for alarms and live vitals
+    STORED = "stored"  # ours, once it is on disk; delivered later: for results
+
+
 class Protocol(StrEnum):
     """Transport protocols that a flow may use."""
 
@@ -53,8 +60,8 @@ class Flow:
             raise ValueError(f"{self.peer!r} is not in canonical form")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"a port is 1 to 65535, got {self.port}")
-        if self.via and (self.from_device or self.protocol is not Protocol.TCP):
-            raise ValueError("only a TCP flow toward the device can go through a proxy")
+        if self.via and self.protocol is not Protocol.TCP:
+            raise ValueError("only a TCP flow can go through a proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,10 @@ Rule = ModbusRule | Hl7Rule | GattRule
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One service of a device: its flows and rules, the level it needs, and what a loss of that level does."""
+    """One service of a device: its flows and rules, the level it needs, and what a loss of that level does.
+
+    ``acknowledge`` (HL7 only, and mandatory there), ``too_old_s``: a stored message older than this is never delivered.
+    """
 
     name: str
     required: TrustLevel
@@ -119,8 +129,14 @@ class Function:
     flows: tuple[Flow, ...] = ()
     rules: tuple[Rule, ...] = ()
     always_allowed_writes: tuple[ModbusRule, ...] = ()
+    acknowledge: Acknowledge | None = None
+    too_old_s: float = 86_400.0
 
     def __post_init__(self) -> None:
+        if (self.acknowledge is not None) is not any(isinstance(r, Hl7Rule) for r in self.rules):
+            raise ValueError(f"function {self.name!r}: an HL7 function, and no other, says how it acknowledges")
+        if not self.too_old_s > 0:
+            raise ValueError(f"function {self.name!r}: an age is more than 0 s")
         proxied = any(f.via for f in self.flows)
         if self.on_loss is OnLoss.VITAL and (proxied or self.rules or not self.flows):
             raise ValueError(f"function {self.name!r}: on_loss = vital needs direct flows and no proxy")

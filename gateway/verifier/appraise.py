@@ -16,7 +16,7 @@ from gateway.model.evidence import AttestationResult, Evidence, EvidenceClass, M
 from gateway.model.profile import References
 from gateway.verifier.beacon import appraise_beacon
 from gateway.verifier.findings import Sheet
-from gateway.verifier.fingerprint import appraise_modbus
+from gateway.verifier.fingerprint import appraise_hl7, appraise_modbus
 from gateway.verifier.psa import appraise_psa
 from gateway.verifier.tpm import appraise_tpm
 
@@ -34,6 +34,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
         MediaType.PSA.value: Scheme(EvidenceClass.ASYMMETRIC, appraise_psa),
         MediaType.BEACON.value: Scheme(EvidenceClass.BEACON, appraise_beacon),
         MediaType.TPM.value: Scheme(EvidenceClass.TPM, appraise_tpm),
+        MediaType.HL7.value: Scheme(EvidenceClass.FINGERPRINT, appraise_hl7),
         MediaType.MODBUS.value: Scheme(EvidenceClass.FINGERPRINT, appraise_modbus),
     }
 )
