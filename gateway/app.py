@@ -11,7 +11,7 @@ import secrets
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import drivers
@@ -139,8 +139,9 @@ class App:
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
-            audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm, bundle=self.certificates.bundle,
-            reassign=self.assign, way_out=self.readings, ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+            audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm,
+            bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
+            ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()

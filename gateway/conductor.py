@@ -80,12 +80,13 @@ class Conductor:
         keeper: Keeper,
         certifier: Certifier,
         attest: Callable[[str, str, bytes], Awaitable[None]],
+        announce: Callable[[Send, Instant], None] = lambda effect, at: None,
         draw_nonce: Callable[[str], bytes],
     ) -> None:
         self.engine, self._clock = engine, clock
         self._audit, self._enforcer, self._grants = audit, enforcer, grants
         self._keeper, self._certifier = keeper, certifier
-        self._attest, self._draw_nonce = attest, draw_nonce
+        self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
         self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
         self._out: deque[tuple[Instant, Sequence[Effect]]] = deque()
         self._out_ready = asyncio.Event()
@@ -251,7 +252,9 @@ class Conductor:
                     await self._guard(self._keeper.keep_state(effect.device_id, effect.state, effect.service))
                 case KeepBond():
                     await self._guard(self._keeper.keep_bond(effect.device_id, effect.bond))
-                case Record() | Alarm() | Send() | Challenge():
+                case Send():
+                    self._announce(effect, at)
+                case Record() | Alarm() | Challenge():
                     pass
 
     async def _grant(self, grant: Grant, at: Instant) -> None:

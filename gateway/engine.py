@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.judgement import Out, allowed, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
+from gateway.judgement import Out, allowed, announcements, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
 from gateway.model.device import DeviceState
@@ -87,7 +87,7 @@ class Engine:
         touched = self._handlers[type(event)](event, now, out)
         for device_id in sorted(touched):
             self._settle(self.standings[device_id], now, out)
-        return out
+        return out + announcements(out)
 
     def wake(self, now: Instant) -> Out:
         """Let time pass: renewals, challenges, ageing, the end of repairs, the epoch."""
@@ -105,7 +105,7 @@ class Engine:
             out.append(SealEpoch(self.epoch))
         for device_id in sorted(due & self.standings.keys()):
             self._settle(self.standings[device_id], now, out)
-        return out
+        return out + announcements(out)
 
     def next_wake(self) -> int | None:
         """Boot time (ns) at which ``wake`` wants to be called; None: nothing is planned."""

@@ -54,7 +54,9 @@ def outbox(control: Control, *, retry: bool) -> tuple[Any, list[str]]:
         f"readings since the store was made: {v['accepted']} taken in, {v['delivered']} delivered, {v['dead']} refused",
         f"lost to a bound, readings and messages: {v['dropped']}",
     ]
-    lines += [f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]]
+    lines += [
+        f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]
+    ]
     lines += [f"  dead letter {d['id']}: {d['topic']}, {d['readings']} readings: {d['reason']}" for d in v["dead_letters"]]
     return v, lines
 
