@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # bus -> module:class. Everything a driver needs beyond the core is imported with it, not here.
 DRIVERS: dict[str, str] = {
     "ble": "drivers.ble.driver:BleDriver",
+    "hl7": "drivers.hl7.driver:Hl7Driver",
     "modbus": "drivers.modbus.driver:ModbusDriver",
 }
 

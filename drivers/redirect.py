@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import Protocol
+from typing import Any, Protocol
 
 _KEEPALIVE_S = (30, 10, 3)  # idle, interval, probes: a peer that vanished is let go within a minute
 
@@ -28,7 +28,11 @@ class SocketLike(Protocol):
         """As in ``socket``."""
         ...
 
-    def getsockname(self) -> tuple[str, int]:
+    def getsockname(self) -> Any:
+        """As in ``socket``."""
+        ...
+
+    def getpeername(self) -> Any:
         """As in ``socket``."""
         ...
 

@@ -11,12 +11,13 @@ import secrets
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import drivers
 from gateway import __version__
 from gateway.attester.attester import Attester
+from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
 from gateway.bootstrap import load_profiles
 from gateway.certificates import Certificates
@@ -24,27 +25,31 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
-from gateway.driver import Assignment, Clock, Driver, OutboxPort
+from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
 from gateway.engine import Engine
+from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
-from gateway.model.device import DeviceState
+from gateway.model.device import Bond, DeviceState
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
-from gateway.model.observation import Observation
+from gateway.model.evidence import MediaType
 from gateway.model.profile import References
 from gateway.notify import Notify
 from gateway.people import People
+from gateway.screening import screen_for
 from gateway.store.audit import AuditLog
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
 from gateway.store.inventory import Inventory
+from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.supervisor import Supervisor
+from gateway.way_out import WayOut
 
 NONCE_SIZE = 32
 log = logging.getLogger("wardgate")
@@ -71,18 +76,9 @@ class Keeper:
         """Keep a device's state."""
         await self._inventory.keep_state(device_id, state, service)
 
-
-class Readings:
-    """Where drivers put readings: the durable outbox, and the newest for the page."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
-
-    async def put(self, batch: Sequence[Observation]) -> None:
-        """Show a batch, then store it; returns when it is durable."""
-        self.watch(batch)
-        await self._outbox.put(batch)
+    async def keep_bond(self, device_id: str, bond: Bond) -> None:
+        """Keep a device's bond."""
+        await self._inventory.keep_bond(device_id, bond)
 
 
 class DriverContext:
@@ -92,6 +88,9 @@ class DriverContext:
         self._app = app
         self.clock: Clock = app.clock
         self.outbox: OutboxPort = app.readings
+        self.journal: JournalPort = app.journal
+        self.gateway_id = app.config.gateway.id
+        self.epochs: Epochs = app.epochs
         self.log = logging.getLogger(f"wardgate.{name}")
 
     async def emit(self, event: Event) -> None:
@@ -120,21 +119,29 @@ class App:
         self.accounts = People(self.database, self.clock, self.audit)
         self.accounts.ask_policy = self._confirm
         self.outbox, self.cache = Outbox(self.database, self.clock), CertificateCache(self.database)
-        self.readings = Readings(self.outbox)
+        self.journal = Journal(self.database)
         self.tpm = Tpm(config.tpm.tcti)
         self.attester = Attester(self.tpm, config.gateway.state, pcrs=config.tpm.pcrs)
+        self.keys = KeyStore(self.tpm, config.gateway.state, config.gateway.id)
+        self.epochs = EpochChain(config.timing.epoch_s, secrets.token_bytes)
         self.enforcer = EnforcerClient(config.enforcer.socket)
         self.grants, self.counters = Grants(), Counters()
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
+        self.readings = WayOut(
+            config, self.outbox, self.clock, certificate=self.certificates.at, told=self.tell,
+            vouch=lambda spki: self.attester.register_software_key("uplink", spki),
+        )  # fmt: skip
         self.conductor = Conductor(
             Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
-            certifier=self.certificates, attest=self.attest, draw_nonce=lambda: secrets.token_bytes(NONCE_SIZE),
+            certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
+            announce=self.readings.announce,
         )  # fmt: skip
         self.console = Console(
-            config, self.clock, self.conductor, self.grants, inventory=self.inventory, accounts=self.accounts, audit=self.audit,
-            profiles=self.profiles, counters=self.counters, confirm=self._confirm, bundle=self.certificates.bundle,
-            reassign=self.assign, ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+            config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
+            audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm,
+            bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
+            ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
@@ -156,7 +163,10 @@ class App:
 
     def tell(self, event: Event) -> None:
         """Emit from where nobody can wait."""
-        task = asyncio.ensure_future(self.conductor.emit(event))
+        self._spawn(self.conductor.emit(event))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -174,13 +184,34 @@ class App:
         await self.conductor.drained()
         for name, driver in self.drivers.items():
             mine = [s for s in self.conductor.engine.standings.values() if s.device.bus.value == name and s.live]
-            driver.assign([Assignment(s.device, s.profile, await self.inventory.passkey(s.id)) for s in mine])
+            served = [(s, await self.inventory.passkey(s.id)) for s in mine]
+            driver.assign([Assignment(s.device, s.profile, passkey, self._screen(s.id)) for s, passkey in served])
+
+    def _screen(self, device_id: str) -> Callable[[bytes], None] | None:
+        return screen_for(device_id, lambda: self.conductor.engine.standings)
+
+    def _draw_nonce(self, media_type: str) -> bytes:
+        """What evidence must answer: random bytes, or the epoch that beacons are made in."""
+        return self.epochs.current(self.clock.now()).id if media_type == MediaType.BEACON else secrets.token_bytes(NONCE_SIZE)
 
     async def _confirm(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return await confirm(self.config.policy.socket, request)
 
     def _tpm_changed(self, health: Health) -> None:
         self.tell(PartChanged("tpm", up=health.up, detail=health.detail))
+        if health.up and not self.keys.is_open and "keys" in self.conductor.engine.parts:
+            self._spawn(self._open_keys(again=True))
+
+    async def _open_keys(self, again: bool = False) -> None:
+        """Without the keys that devices share with this gateway, their evidence is nobody's: no trust, and no harm."""
+        try:
+            await self.keys.open()
+        except WardgateError as e:
+            await self.conductor.emit(PartChanged("keys", up=False, detail=str(e)))
+            return
+        if again:
+            await self.conductor.emit(PartChanged("keys", up=True, detail="the key store is open"))
+            await self.console.configure()
 
     # --- running ---
 
@@ -208,9 +239,11 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
         await self.conductor.emit(PartChanged("disk", up=True, detail="the record is being written"))
+        await self._open_keys()
         await self.console.configure()
         for name, driver in self.drivers.items():
             supervisor.keep(f"driver-{name}", driver.run)
@@ -261,7 +294,7 @@ class App:
 
     async def _close(self) -> None:
         closers: tuple[Callable[[], Awaitable[None]], ...] = (
-            self.enforcer.close, self.outbox.close, self.audit.close, self.tpm.close, self.database.close,
+            self.enforcer.close, self.readings.close, self.journal.close, self.audit.close, self.tpm.close, self.database.close,
         )  # fmt: skip
         for close in closers:
             try:

@@ -6,8 +6,11 @@ here changes what a device may do. Refuses to judge.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gateway.certify import Batch, ClosedBatch, complete
 from gateway.console import Counters
@@ -16,13 +19,20 @@ from gateway.issuer.bundle import Freshness
 from gateway.issuer.ear import ear_of
 from gateway.issuer.leaves import SALT_SIZE, Platform
 from gateway.issuer.tokens import cwt_statement, jwt_statement, seal
-from gateway.model.certificate import QuotedState, Verdict
+from gateway.model.certificate import CertificateId, QuotedState, Verdict
 from gateway.model.event import PartChanged
 from gateway.model.instant import Instant
 from gateway.ports import AttesterPort
 from gateway.store.cache import BatchHead, CertificateCache
 
 _FIRST_ROOT = bytes(32)
+_REMEMBERED = 8  # certificates a device whose time is known: readings come in seconds after they were taken
+
+
+class _Issued(NamedTuple):
+    name: CertificateId
+    at: Instant
+    expires_utc_ns: int
 
 
 class Certificates:
@@ -43,6 +53,7 @@ class Certificates:
         self._build, self._platform, self._certified, self._part = build, platform, certified, part
         self._pending: dict[str, tuple[Verdict, bytes]] = {}
         self._unsaved: dict[str, tuple[str, int, bytes, str, int]] = {}  # EARs are saved an epoch at a time: one sync
+        self._issued: dict[str, deque[_Issued]] = {}
         self._head: BatchHead | None = None
         self._sealing, self._told = False, (False, "")
         self.newest_quote: tuple[QuotedState, ClosedBatch] | None = None
@@ -61,6 +72,16 @@ class Certificates:
         self._pending[verdict.device_id] = (verdict, token)
         self._unsaved[verdict.device_id] = (verdict.device_id, self._counters.sequence, token, text, verdict.expires_utc_ns)
         self._counters.certificates += 1
+        name = CertificateId(self._counters.sequence, hashlib.sha256(token).digest())
+        kept = self._issued.setdefault(verdict.device_id, deque(maxlen=_REMEMBERED))
+        kept.append(_Issued(name, verdict.issued_at, verdict.expires_utc_ns))
+
+    def at(self, device_id: str, at: Instant) -> CertificateId | None:
+        """The certificate of a device that was in force at a moment of this boot; None: none was."""
+        for issued in reversed(self._issued.get(device_id, ())):
+            if issued.at.boot_id == at.boot_id and issued.at.mono_ns <= at.mono_ns:
+                return issued.name if at.utc_ns < issued.expires_utc_ns else None
+        return None
 
     async def seal(self, sequence: int, now: Instant) -> None:
         """One quote over every verdict since the last. An epoch without verdicts, or one while the last still runs, is skipped."""

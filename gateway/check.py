@@ -33,7 +33,7 @@ def run_checks(config: Config) -> list[Row]:
     """All checks, in the order in which an engineer would mend them."""
     checks: tuple[tuple[str, Callable[[Config], Row]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("enrolment", _enrolment), ("bluetooth", _bluetooth), ("wiring", _wiring),
-        ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("disk", _disk), ("memory", _memory),
+        ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
     )  # fmt: skip
     rows = []
     for name, check in checks:
@@ -153,6 +153,14 @@ def _clock(_: Config) -> Row:
     return Row(
         "clock", ok, f"the year is {year}" + ("" if Path("/dev/rtc0").exists() else "; no RTC"), "set the time, and fit an RTC"
     )
+
+
+def _broker(config: Config) -> Row:
+    from gateway.uplink.probe import probe
+
+    if not config.uplink.host:
+        return Row("broker", True, "none is configured: readings wait on this gateway")
+    return Row("broker", True, probe(config.uplink))
 
 
 def _disk(config: Config) -> Row:

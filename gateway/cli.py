@@ -176,6 +176,14 @@ def _status(o: argparse.Namespace) -> int:
     return code
 
 
+def _outbox(o: argparse.Namespace) -> int:
+    from gateway.status import outbox
+
+    document, lines = outbox(_control(o), retry=o.retry)
+    _say(o, document, lines)
+    return 0
+
+
 def _device_list(o: argparse.Namespace) -> int:
     devices = _control(o).view()["devices"]
     _say(o, devices, [f"{d['id']:16s} level {d['level']}  {d['state']:10s} {d['name']} — {d['reason']}" for d in devices])
@@ -378,6 +386,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p = add("status", _status, "the gateway and its devices")
     p.add_argument("--offline", action="store_true", help="the offline budget")
     p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
+    p = add("outbox", _outbox, "what still has to leave, what was lost, what the broker refuses")
+    p.add_argument("--retry", action="store_true", help="send the dead letters again")
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")

@@ -20,7 +20,7 @@ from gateway.errors import RefusedError, UnavailableError, WardgateError
 from gateway.grants import Grants
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
-from gateway.model.device import DeviceState
+from gateway.model.device import Bond, DeviceState
 from gateway.model.effect import (
     Adopt,
     Alarm,
@@ -28,6 +28,7 @@ from gateway.model.effect import (
     Effect,
     Grant,
     Issue,
+    KeepBond,
     KeepState,
     KeepVeto,
     Record,
@@ -55,6 +56,7 @@ class Keeper(Protocol):
     async def adopt(self, device_id: str, references: References) -> None: ...
     async def keep_veto(self, device_id: str, media_type: str, text: str, raised: bool) -> None: ...
     async def keep_state(self, device_id: str, state: DeviceState, service: ServiceWindow | None) -> None: ...
+    async def keep_bond(self, device_id: str, bond: Bond) -> None: ...
 
 
 class Certifier(Protocol):
@@ -78,12 +80,13 @@ class Conductor:
         keeper: Keeper,
         certifier: Certifier,
         attest: Callable[[str, str, bytes], Awaitable[None]],
-        draw_nonce: Callable[[], bytes],
+        announce: Callable[[Send, Instant], None] = lambda effect, at: None,
+        draw_nonce: Callable[[str], bytes],
     ) -> None:
         self.engine, self._clock = engine, clock
         self._audit, self._enforcer, self._grants = audit, enforcer, grants
         self._keeper, self._certifier = keeper, certifier
-        self._attest, self._draw_nonce = attest, draw_nonce
+        self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
         self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
         self._out: deque[tuple[Instant, Sequence[Effect]]] = deque()
         self._out_ready = asyncio.Event()
@@ -248,7 +251,11 @@ class Conductor:
                     await self._guard(self._keeper.keep_veto(effect.device_id, effect.media_type, effect.text, effect.raised))
                 case KeepState():
                     await self._guard(self._keeper.keep_state(effect.device_id, effect.state, effect.service))
-                case Record() | Alarm() | Send() | Challenge():
+                case KeepBond():
+                    await self._guard(self._keeper.keep_bond(effect.device_id, effect.bond))
+                case Send():
+                    self._announce(effect, at)
+                case Record() | Alarm() | Challenge():
                     pass
 
     async def _grant(self, grant: Grant, at: Instant) -> None:
@@ -269,7 +276,7 @@ class Conductor:
         self._grants.of(lease.device_id).put(lease, now)
 
     async def _ask(self, challenge: Challenge) -> None:
-        nonce = self._draw_nonce()
+        nonce = self._draw_nonce(challenge.media_type)
         await self.emit(ChallengeIssued(challenge.device_id, challenge.media_type, nonce))
         await self._attest(challenge.device_id, challenge.media_type, nonce)
 

@@ -5,8 +5,10 @@ Unknown keys are refused. All mistakes are reported together, each with its path
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,50 @@ class EnforcerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Uplink:
+    """The hospital's MQTT 5 broker, over TLS with a client certificate. Without ``host`` nothing leaves and all waits.
+
+    ``host`` is the name in its certificate; ``addresses`` where it is (not needed when the name is an address): the firewall
+    opens these only. ``acknowledge``: who says that a message has arrived, the ``broker`` or the ``receiver`` behind it.
+    """
+
+    host: str = ""
+    port: int = 8883
+    addresses: tuple[str, ...] = ()
+    ca: Path = Path("/etc/wardgate/uplink-ca.pem")
+    cert: Path = Path("/var/lib/wardgate/uplink.pem")
+    key: Path = Path("/var/lib/wardgate/uplink.key")
+    prefix: str = "wardgate"
+    acknowledge: str = "broker"
+    retry_s: float = 30.0  # the longest wait between two tries: a broker that restarts is not stormed by a whole hospital
+
+    def __post_init__(self) -> None:
+        within("port", self.port, 1, 65535)
+        within("retry_s", self.retry_s, 0.5, 3600)
+        if self.acknowledge not in ("broker", "receiver"):
+            raise ValueError("acknowledge is broker or receiver")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", self.prefix) or len(self.prefix) > 128:
+            raise ValueError("prefix is a topic of letters, digits, _ . - and /")
+        for address in self.addresses:
+            ip_address(address)
+        if self.host and not self.where:
+            raise ValueError(f"addresses must say where {self.host} is: the firewall opens addresses, not names")
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The broker's addresses, in the order in which they are tried."""
+        try:
+            return self.addresses or (str(ip_address(self.host)),)
+        except ValueError:
+            return ()
+
+    @property
+    def flows(self) -> tuple[tuple[str, str, int], ...]:
+        """What the firewall has to open: (address, protocol, port)."""
+        return tuple((str(ip_address(a)), "tcp", self.port) for a in self.where) if self.host else ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
 
@@ -92,6 +138,7 @@ class Config:
     policy: PolicySettings = field(default_factory=PolicySettings)
     enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
     timing: Timing = field(default_factory=Timing)
+    uplink: Uplink = field(default_factory=Uplink)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -20,17 +20,18 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
-from gateway.model.device import Binding, Bus, Device, DeviceState, next_state
+from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.evidence import EvidenceClass
 from gateway.model.instant import TimeQuality
 from gateway.model.observation import Observation, Reading
-from gateway.model.profile import Profile, Provenance, References, ReferenceValue, TrustAnchor
+from gateway.model.outbox import OutboxView
+from gateway.model.profile import Profile, References
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort
+from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
 _CARE = ("clinical", "biomed", "admin")
@@ -51,6 +52,22 @@ class InventoryPort(Protocol):
     async def save_references(self, device_id: str, references: References) -> None: ...
     async def standing_vetoes(self) -> Sequence[tuple[str, str, str]]: ...
     async def services(self) -> Sequence[Any]: ...
+    async def keep_state(self, device_id: str, state: DeviceState) -> None: ...
+
+
+class KeysPort(Protocol):
+    """Keys shared with devices, by use."""
+
+    def of(self, device_id: str) -> Mapping[str, bytes]: ...
+    async def keep(self, device_id: str, shared: Mapping[str, bytes]) -> None: ...
+
+
+class WayOutPort(Protocol):
+    """What the console needs of the way out."""
+
+    async def look(self) -> OutboxView: ...
+    async def waiting(self) -> int: ...
+    async def retry(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -74,6 +91,7 @@ class Console:
         grants: Grants,
         *,
         inventory: InventoryPort,
+        keys: KeysPort,
         accounts: AccountsPort,
         audit: AuditPort,
         profiles: Mapping[str, Profile],
@@ -81,12 +99,14 @@ class Console:
         confirm: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
         bundle: Callable[[str], Awaitable[bytes]],
         reassign: Callable[[], Awaitable[None]],
+        way_out: WayOutPort,
         ak_sha256: Callable[[], str],
     ) -> None:
         self._config, self._clock, self._conductor, self._grants = config, clock, conductor, grants
-        self._inventory, self._accounts, self._audit = inventory, accounts, audit
+        self._inventory, self._keys, self._accounts, self._audit = inventory, keys, accounts, audit
         self._profiles, self.counters = profiles, counters
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
+        self._way_out, self._waiting = way_out, 0
         self._started = clock.now()
         self._readings: dict[str, deque[Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
@@ -121,7 +141,7 @@ class Console:
             id=g.id, name=g.name, version=__version__, mode="observing" if observing else "enforcing", parts=parts,
             sequence=self.counters.sequence, certificates=self.counters.certificates, quotes=self.counters.quotes,
             uptime_ms=(now.mono_ns - self._started.mono_ns) // 1_000_000, time_utc=now.utc().isoformat(timespec="seconds"),
-            time_quality=TimeQuality(now.quality).name.lower(), ak_sha256=self._ak_sha256(),
+            time_quality=TimeQuality(now.quality).name.lower(), outbox_rows=self._waiting, ak_sha256=self._ak_sha256(),
         )  # fmt: skip
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -144,10 +164,19 @@ class Console:
     async def refresh_feed(self) -> None:
         """Read the newest lines of the audit log for the picture."""
         self._feed = tuple(await self._audit.tail(30))
+        self._waiting = await self._way_out.waiting()
 
     async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """The event feed, newest first."""
         return await self._audit.tail(limit, before)
+
+    async def outbox(self) -> OutboxView:
+        """What still has to leave."""
+        return await self._way_out.look()
+
+    async def retry_dead_letters(self) -> int:
+        """Send what the broker refused again; returns how many messages."""
+        return await self._way_out.retry()
 
     async def bundle(self, device_id: str) -> bytes:
         """The newest complete bundle."""
@@ -215,7 +244,9 @@ class Console:
                 True, text, (("document", json.dumps(document)), ("difference", difference(self._confirmed(), document)))
             )
         await self._confirmed_by(command, document)
-        await self._inventory.save_device(changed)
+        await self._inventory.keep_state(device.id, changed.state)  # the state alone: a bond may have been made meanwhile
+        if changed.state is DeviceState.RETIRED and self._keys.of(device.id):
+            await self._keys.keep(device.id, {})
         await self._conductor.emit(replace(command, secret=""))
         await self.configure(command.actor, adopt_first=command.verb == "enforce")
         return Outcome(True, f"{device.id} is now {changed.state}", (("state", changed.state.value),))
@@ -277,12 +308,13 @@ class Console:
             )
         if a.get("prepare"):
             return Outcome(True, "nothing to confirm")
-        device, passkey, references = _new_device(command.device_id, a, self._profiles[a["profile"]])
-        await self._inventory.save_device(device, passkey)
-        await self._inventory.save_references(device.id, references)
-        await self._conductor.emit(
-            replace(command, secret="", arguments=tuple((k, v) for k, v in command.arguments if k != "passkey"))
-        )
+        made = propose(command.device_id, a, self._profiles[a["profile"]], self._config.gateway.id)
+        device = made.device
+        if made.shared:
+            await self._keys.keep(device.id, made.shared)
+        await self._inventory.save_device(device, made.passkey)
+        await self._inventory.save_references(device.id, made.references)
+        await self._conductor.emit(without_secrets(command))
         await self.configure(command.actor)
         return Outcome(True, f"{device.id} is proposed; `wardgate device accept {device.id}` lets it be observed")
 
@@ -291,7 +323,8 @@ class Console:
     def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
         """The policy document for these devices."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        return compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
+        document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
+        return _with_broker(document, self._config.uplink.flows)
 
     def _confirmed(self) -> dict[str, Any]:
         try:
@@ -309,7 +342,7 @@ class Console:
             devices=tuple(
                 d for d in await self._inventory.devices() if d.profile in self._profiles and d.state is not DeviceState.RETIRED
             ),
-            references=tuple(await self._inventory.references()),
+            references=tuple((d, r.with_secrets(self._keys.of(d))) for d, r in await self._inventory.references()),
             timing=self._config.timing,
             vetoes=tuple(await self._inventory.standing_vetoes()),
             services=tuple(await self._inventory.services()),
@@ -323,43 +356,17 @@ class Console:
         return hashlib.sha256(json.dumps(self._confirmed(), sort_keys=True).encode()).hexdigest()
 
 
+def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """The broker is the one host that the gateway itself may speak to: the kernel opens nothing else toward the hospital."""
+    sets = document["sets"]
+    for address, protocol, port in flows:
+        name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]
+        sets[name] = sorted([*(e for e in sets.get(name, []) if e != element), element], key=str)
+    return document
+
+
 def _next(device: Device, verb: str) -> DeviceState:
     try:
         return next_state(device.state, verb)
     except ValueError as e:
         raise RefusedError(f"{device.id}: {e}", "see `wardgate device show`") from None
-
-
-def _new_device(device_id: str, a: Mapping[str, str], profile: Profile) -> tuple[Device, int | None, References]:
-    """A proposed device from a command's arguments. Raises InputError naming what does not fit."""
-    try:
-        addresses = tuple(x for x in a.get("addresses", "").split(",") if x)
-        binding = Binding(a["port"], a["mac"].lower(), addresses) if a.get("port") or a.get("mac") else None
-        device = Device(
-            device_id, a.get("name") or device_id, Bus(a.get("bus", "")), a["profile"], a.get("address", ""), binding=binding
-        )
-        passkey = int(a["passkey"]) if a.get("passkey") else None
-    except (ValueError, KeyError) as e:
-        raise InputError(f"{device_id}: {e}", "see `wardgate device add --help`") from None
-    if device.bus is not Bus.BLE and binding is None:
-        raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
-    target = next((t.name for t in profile.targets if t.evidence_class is EvidenceClass.ASYMMETRIC), "")
-    return device, passkey, _endorsement(a.get("endorsement", ""), target)
-
-
-def _endorsement(text: str, target: str) -> References:
-    """The maker's endorsement: {"ueid", "spki", "implementation-id", "components": {type: measurement}, "signers"}, all hex."""
-    if not text:
-        return References()
-    try:
-        data = json.loads(text)
-        anchors = (TrustAnchor(bytes.fromhex(data["ueid"]), bytes.fromhex(data["spki"])),)
-        named = {"implementation-id": data["implementation-id"], **{f"component:{k}": v for k, v in data["components"].items()}}
-        named |= {f"signer:{k}": v for k, v in data.get("signers", {}).items()}
-        values = tuple(ReferenceValue(target, n, bytes.fromhex(v), Provenance.MAKER, countersigned=True) for n, v in named.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        why = f"{type(e).__name__}: {e}"
-        raise InputError(
-            f"the endorsement does not parse ({why})", "ask the maker for ueid, spki, implementation-id, components"
-        ) from None
-    return References(anchors, values)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from asyncio import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.model.decision import Lease
 from gateway.model.device import Device
+from gateway.model.epoch import Epoch
 from gateway.model.event import Event
 from gateway.model.instant import Instant
 from gateway.model.observation import Observation
 from gateway.model.profile import Profile, Target
 
-__all__ = ["Assignment", "Clock", "Context", "Driver", "GrantView", "OutboxPort"]
+__all__ = ["Assignment", "Clock", "Context", "Driver", "Epoch", "Epochs", "GrantView", "JournalPort", "Kept", "OutboxPort"]
 
 
 class GrantView(Protocol):
@@ -43,12 +45,49 @@ class OutboxPort(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A message that waits in the journal. A later id came later."""
+
+    id: int
+    body: bytes
+    received: Instant
+
+
+class JournalPort(Protocol):
+    """Messages that a driver promises to deliver: on disk before it promises, in order, the same message once."""
+
+    def keep(self, route: str, key: bytes, body: bytes, answer: bytes, received: Instant) -> Future[bytes]:
+        """Store a message; done when it is durable, with the answer to give: ``answer``, or for a ``key`` (32 bytes) that the route
+        has had before the one that was given then. Raises UnavailableError (disk full, too much waits): nothing was promised."""
+        ...
+
+    async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
+        """The oldest messages of a route that wait, after id ``after``. Raises UnavailableError."""
+        ...
+
+    def settle(self, message_id: int, refused: str = "") -> None:
+        """It was delivered; or, with a reason, it never will be and is kept aside. Written soon: a power cut delivers it twice."""
+        ...
+
+
+class Epochs(Protocol):
+    """The epoch ids: a reverse hash chain of this boot, so whoever holds one id recognises every later one."""
+
+    def current(self, now: Instant) -> Epoch:
+        """The epoch at ``now``."""
+        ...
+
+
 class Context(Protocol):
-    """What a driver is given."""
+    """What a driver is given. ``gateway_id``: what this gateway calls itself toward devices that keep a key for each gateway."""
 
     clock: Clock
     log: logging.Logger
     outbox: OutboxPort
+    journal: JournalPort
+    gateway_id: str
+    epochs: Epochs
 
     async def emit(self, event: Event) -> None:
         """Hand an event to the engine. Waits while the queue is full; evidence, alarms and commands are never dropped."""
@@ -65,11 +104,16 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A device that this driver serves, with its profile. ``secret`` holds bus secrets, for example a BLE passkey."""
+    """A device that this driver serves, with its profile; ``passkey`` is a secret of its bus.
+
+    ``screen`` (unsolicited evidence: a beacon with its epoch id) raises EvidenceError unless the device made it. It keeps a flood
+    of forgeries out of the record; what passes is appraised all the same. None: nothing unsolicited counts.
+    """
 
     device: Device
     profile: Profile
     passkey: int | None = None
+    screen: Callable[[bytes], None] | None = None
 
     def target(self, media_type: str) -> Target:
         """The profile's target for ``media_type``; raises KeyError."""

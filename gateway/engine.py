@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from gateway.judgement import Out, allowed, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
+from gateway.judgement import Out, allowed, announcements, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
 from gateway.model.device import DeviceState
@@ -20,6 +21,7 @@ from gateway.model.effect import (
     Challenge,
     Grant,
     Issue,
+    KeepBond,
     Record,
     SealEpoch,
     Severity,
@@ -85,7 +87,7 @@ class Engine:
         touched = self._handlers[type(event)](event, now, out)
         for device_id in sorted(touched):
             self._settle(self.standings[device_id], now, out)
-        return out
+        return out + announcements(out)
 
     def wake(self, now: Instant) -> Out:
         """Let time pass: renewals, challenges, ageing, the end of repairs, the epoch."""
@@ -103,7 +105,7 @@ class Engine:
             out.append(SealEpoch(self.epoch))
         for device_id in sorted(due & self.standings.keys()):
             self._settle(self.standings[device_id], now, out)
-        return out
+        return out + announcements(out)
 
     def next_wake(self) -> int | None:
         """Boot time (ns) at which ``wake`` wants to be called; None: nothing is planned."""
@@ -207,6 +209,10 @@ class Engine:
     def _link_changed(self, event: LinkChanged, now: Instant, out: Out) -> set[str]:
         if (s := self.standings.get(event.device_id)) is None:
             return set()
+        if event.up and event.bond is not None and event.bond is not s.device.bond:
+            s.device = replace(s.device, bond=event.bond)
+            out.append(KeepBond(s.id, event.bond))
+            out.append(Record("bond", s.id, f"{s.id}: bonded ({event.bond}); a restart will not pair again", ()))
         if event.up is not s.link_up:
             s.link_up, s.link_since = event.up, now
             out.append(

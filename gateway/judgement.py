@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.model.decision import Decision, Lease
 from gateway.model.device import DeviceState
-from gateway.model.effect import Adopt, Alarm, Effect, Grant, KeepVeto, Record, Severity
+from gateway.model.effect import Adopt, Alarm, Effect, Grant, KeepVeto, Record, Send, Severity
 from gateway.model.evidence import AttestationResult, Evidence, EvidenceClass, Tier
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
@@ -104,6 +104,27 @@ def clear_alarm(s: Standing, code: str, out: Out) -> None:
     """Clear an alarm if it was raised."""
     if text := s.alarms.pop(code, None):
         out.append(Alarm(s.id, code, Severity.INFORMATION, text, raised=False))
+
+
+def announcements(out: Out) -> list[Effect]:
+    """What the hospital is told of these effects: every alarm and its end first, then every change of a level."""
+    sends: list[Effect] = []
+    for effect in out:
+        if isinstance(effect, Alarm):
+            severity = effect.severity if effect.raised else Severity.INFORMATION
+            body = (("code", effect.code), ("raised", effect.raised))
+            sends.append(Send("alarm", 0, _told_of(effect.device_id, severity.value, effect.text, body)))
+        elif isinstance(effect, Record) and effect.kind == "decision":
+            known = dict(effect.body)
+            more = [(k, known[k]) for k in ("level", "before", "policy")]
+            if isinstance(functions := known.get("functions"), tuple):
+                more.append(("functions", dict(functions)))
+            sends.append(Send("decision", 1, _told_of(effect.device_id, str(known["severity"]), effect.text, tuple(more))))
+    return sends
+
+
+def _told_of(device_id: str, severity: str, text: str, more: tuple[tuple[str, object], ...]) -> tuple[tuple[str, object], ...]:
+    return (("device", device_id), ("severity", severity), ("text", text), *more)
 
 
 def allowed(decision: Decision) -> tuple[tuple[str, bool], ...]:

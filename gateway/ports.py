@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ from gateway.model.decision import Lease
 from gateway.model.effect import Record
 from gateway.model.event import OperatorCommand
 from gateway.model.instant import Instant
+from gateway.model.outbox import Letter, OutboxView, Waiting
 from gateway.model.view import EventView, Outcome, User, WardView
 
 
@@ -92,6 +94,41 @@ class EnforcerPort(Protocol):
         ...
 
 
+class OutgoingPort(Protocol):
+    """What still has to leave, for those who carry it. Every method raises UnavailableError while the disk refuses."""
+
+    arrived: asyncio.Event
+    """Set whenever something new can be taken; who waits clears it."""
+
+    async def stream(self) -> str:
+        """Which numbering the ids belong to."""
+        ...
+
+    async def lanes(self) -> tuple[Sequence[str], Sequence[tuple[str, int]]]:
+        """Devices with waiting readings, and (topic, priority) of waiting messages."""
+        ...
+
+    async def take(self, limit: int = 500, after: int = 0, device_id: str | None = None) -> Sequence[Waiting]:
+        """A device's oldest readings after an id; they stay until acknowledged."""
+        ...
+
+    async def take_letters(self, topic: str, after: int = 0, limit: int = 50) -> Sequence[Letter]:
+        """The oldest messages on a topic after an id; they stay until acknowledged."""
+        ...
+
+    async def put_letters(self, batch: Sequence[Letter]) -> None:
+        """Store messages; returns when durable."""
+        ...
+
+    async def acknowledge(self, ids: Sequence[int], letter_ids: Sequence[int] = ()) -> int:
+        """Delete what the other side has; returns how many were still there."""
+        ...
+
+    async def bury(self, topic: str, body: str, reason: str, *, ids: Sequence[int] = (), letter: Letter | None = None) -> None:
+        """Set aside what is refused for good, with the reason."""
+        ...
+
+
 class AccountsPort(Protocol):
     """Named users, their roles, the claim code."""
 
@@ -141,6 +178,14 @@ class ConsolePort(Protocol):
 
     async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """The event feed, newest first."""
+        ...
+
+    async def outbox(self) -> OutboxView:
+        """What still has to leave, what was delivered, lost or refused, and how the way out is."""
+        ...
+
+    async def retry_dead_letters(self) -> int:
+        """Send what the broker refused again; returns how many messages."""
         ...
 
     async def bundle(self, device_id: str) -> bytes:

@@ -125,6 +125,7 @@ class Standing:
         return found
 
     def _source(self, media_type: str, result: AttestationResult, now: Instant) -> Source:
+        target = self.target(media_type)
         return Source(
             name=media_type,
             evidence_class=result.evidence_class,
@@ -132,7 +133,7 @@ class Standing:
             channel_kind=result.channel.kind,
             age_s=max(0.0, now.seconds_since(result.collected_at)),
             half_life_s=self.profile.half_life_s.get(result.evidence_class),
-            key_isolated=result.key_isolated,
+            key_isolated=result.key_isolated and (target is None or target.key_isolated),
             relayed=result.evidence_class is EvidenceClass.FINGERPRINT,
             countersigned=result.countersigned,
         )

@@ -40,6 +40,27 @@ def summarise(control: Control, *, offline: bool, ports: bool) -> Answer:
     return document, lines, code
 
 
+def outbox(control: Control, *, retry: bool) -> tuple[Any, list[str]]:
+    """What still has to leave, as a document and lines; ``retry`` sends dead letters again first."""
+    lines: list[str] = []
+    if retry:
+        number = control.ask("POST", "/api/v1/outbox/retry", {})["retried"]
+        lines.append(f"{number} dead letters are sent again")
+    v = control.ask("GET", "/api/v1/outbox")
+    oldest = "" if v["oldest_s"] is None else f", the oldest for {v['oldest_s']:.0f} s"
+    lines += [
+        f"the way out: {v['state']}",
+        f"waiting: {v['readings']} readings and {v['messages']} messages ({v['bytes'] / 1024:.0f} KiB){oldest}",
+        f"readings since the store was made: {v['accepted']} taken in, {v['delivered']} delivered, {v['dead']} refused",
+        f"lost to a bound, readings and messages: {v['dropped']}",
+    ]
+    lines += [
+        f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]
+    ]
+    lines += [f"  dead letter {d['id']}: {d['topic']}, {d['readings']} readings: {d['reason']}" for d in v["dead_letters"]]
+    return v, lines
+
+
 def _code(view: dict[str, Any]) -> int:
     enforced = [d for d in view["devices"] if d["state"] in ("enforced", "service")]
     if any(not f["allowed"] for d in enforced for f in d["functions"]):

@@ -39,6 +39,7 @@ class Position:
     ipv6: str
 
 
+MONITOR = Position("mon1", "p-mon-1", "02:57:47:00:00:12", "10.77.0.12", "fd77::12")
 PUMP = Position("pump1", "p-pump-1", "02:57:47:00:00:11", "10.77.0.11", "fd77::11")
 ATTACKER = Position("att", "p-attack", "02:57:47:00:00:66", "10.77.0.66", "fd77::66")
 
@@ -213,6 +214,9 @@ class Ward:
             "link set hosp0 address 02:57:47:00:01:01 up",
             f"addr add {GATEWAY4}/24 dev hosp0",
             f"addr add {GATEWAY6}/64 dev hosp0 nodad",
+            # What a device's redirected connection ends at is an address of the interface it came in by.
+            f"addr add {GATEWAY4}/32 dev ward0",
+            f"addr add {GATEWAY6}/128 dev ward0 nodad",
             *(f"neigh add proxy {address} dev ward0" for address in (HOSPITAL6, GATEWAY6)),
         ]
         for position in self.positions:
@@ -267,7 +271,7 @@ def _sysctl(namespace: str, values: Mapping[str, str]) -> None:
 
 def clean(prefix: str) -> list[str]:
     """Remove the namespaces that an interrupted ward with this prefix left; returns their names."""
-    own = {f"{prefix}{suffix}" for suffix in ("gw", "hosp", PUMP.name, ATTACKER.name)}
+    own = {f"{prefix}{suffix}" for suffix in ("gw", "hosp", PUMP.name, MONITOR.name, ATTACKER.name)}
     left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if path.name in own) if _NETNS.is_dir() else []
     for namespace in left:
         run("ip", "netns", "del", namespace, check=False)

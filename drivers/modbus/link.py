@@ -11,72 +11,22 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import cast
 
 from drivers.modbus import mbap
-from drivers.modbus.pdu import BUSY, ILLEGAL_FUNCTION, NO_RESPONSE, Request, Rules
+from drivers.modbus.pdu import BUSY, NO_RESPONSE, Request, Rules
+from drivers.modbus.permit import Permit
 from drivers.modbus.response import ResponseError, check_response
+from drivers.modbus.waiting import Limits, Origin, Own, Waiting
 from gateway.driver import Assignment, Context
 from gateway.errors import DeviceError, MalformedError, UnavailableError
-from gateway.model.device import DeviceState
 from gateway.model.event import LinkChanged
-from gateway.model.level import TrustLevel
-from gateway.model.profile import Rule
 
 _TICK_S = 0.1  # how exactly the limits below are kept
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0  # a pump that was switched on again is back within five seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds in seconds: a device's answer, a request's wait for its turn (below clients' usual 3 s), a connection.
-
-    A stop waits longer than its client may: past a device that answers nothing, for the connection after.
-    """
-
-    request_s: float = 3.0
-    wait_s: float = 2.0
-    stop_s: float = 10.0
-    connect_s: float = 3.0
-
-
-class Waiting:
-    """One request on its way, and who gets the answer."""
-
-    __slots__ = ("origin", "request", "since", "transaction", "unit", "urgent")
-
-    def __init__(self, origin: Origin, transaction: int, unit: int, request: Request) -> None:
-        self.origin, self.transaction, self.unit, self.request = origin, transaction, unit, request
-        self.since, self.urgent = 0.0, False
-
-
-class Origin(Protocol):
-    """Who sends requests. ``queue`` belongs to the link; so does ``turn``: the line it stands in."""
-
-    queue: deque[Waiting]
-    turn: deque[Origin] | None
-
-    def answer(self, waiting: Waiting, pdu: bytes) -> None:
-        """The answer to one request: the device's, or an exception of ours."""
-        ...
-
-
-class _Own:
-    """The driver itself: its requests are evidence collection and pass at any level."""
-
-    def __init__(self) -> None:
-        self.queue: deque[Waiting] = deque()
-        self.turn: deque[Origin] | None = None
-        self.futures: dict[int, asyncio.Future[bytes]] = {}
-
-    def answer(self, waiting: Waiting, pdu: bytes) -> None:
-        future = self.futures.pop(waiting.transaction, None)
-        if future is not None and not future.done():
-            future.set_result(pdu)
-
-
-class DeviceLink(asyncio.Protocol):
+class DeviceLink(asyncio.BufferedProtocol):
     """See the module. ``run`` keeps it connected; all else happens in callbacks, without tasks."""
 
     def __init__(
@@ -93,13 +43,13 @@ class DeviceLink(asyncio.Protocol):
         self.connection = 0  # counts connections: evidence of an earlier one opens nothing
         self.attesting = asyncio.Lock()
         self._context, self._limits, self._note = context, limits, note
-        self._grant = context.grant(assignment.device.id)
+        self._permit = Permit(context, assignment)
         self._loop = asyncio.get_running_loop()
-        self._own, self._own_number = _Own(), 0
+        self._own = Own()
         self._turns: deque[Origin] = deque()
         self._urgent: deque[Origin] = deque()
         self._transport: asyncio.Transport | None = None
-        self._framer = mbap.Framer()
+        self._framer, self._room = mbap.Framer(), memoryview(bytearray(mbap.READ_BYTES))
         self._transaction, self._sent_at = 0, 0.0
         self._after_stop = False
         self._out: Waiting | None = None
@@ -107,14 +57,11 @@ class DeviceLink(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._why_lost = ""
         self._tick: asyncio.TimerHandle | None = None
-        self._rules_of: tuple[Rule, ...] | None = None
-        self._level = TrustLevel.NONE
-        self._rules = self._stops = self._free = self._widest = Rules((), 0)
-        self._current_rules()
 
     def reassign(self, assignment: Assignment) -> None:
         """The same device and profile in another state."""
-        self.assignment, self._rules_of = assignment, None
+        self.assignment = assignment
+        self._permit.reassign(assignment)
 
     @property
     def device_id(self) -> str:
@@ -130,9 +77,12 @@ class DeviceLink(asyncio.Protocol):
 
     def submit(self, waiting: Waiting) -> None:
         """Take a request in. Its origin's ``answer`` is called exactly once, unless ``leave`` comes first."""
+        if self._out is None and self._transport is not None and not (self._urgent or self._turns or self._owed):
+            self._send_now(waiting)
+            return
         origin = waiting.origin
         waiting.since = self._loop.time()
-        if waiting.request.changes and self._stops.check(waiting.request, waiting.unit) is None:
+        if waiting.request.changes and self._permit.stops.check(waiting.request, waiting.unit) is None:
             waiting.urgent = True
             if not self.up or self._owed:
                 self._make_way(origin)
@@ -150,6 +100,16 @@ class DeviceLink(asyncio.Protocol):
         if self._out is None:
             self._pump()
 
+    def _send_now(self, waiting: Waiting) -> None:
+        """What ``submit`` comes to when nobody is before it: no line to stand in."""
+        code = None if waiting.origin is self._own else self._permit.now().check(waiting.request, waiting.unit)
+        if code is not None:
+            self._refuse(waiting, code)
+            return
+        self._send(waiting)
+        if self._tick is None:
+            self._tick = self._loop.call_later(_TICK_S, self._on_tick)
+
     def leave(self, origin: Origin) -> None:
         """An origin is gone: its requests that were not sent yet never will be."""
         origin.queue.clear()
@@ -162,10 +122,8 @@ class DeviceLink(asyncio.Protocol):
         """One request of ours; returns the checked answer's PDU. Raises UnavailableError without a connection, DeviceError."""
         if not self.up:
             raise UnavailableError(f"{self.device_id} is not connected", "check its cable and address")
-        self._own_number += 1
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        self._own.futures[self._own_number] = future
-        self.submit(Waiting(self._own, self._own_number, self.unit, request))
+        waiting, future = self._own.ask(self.unit, request)
+        self.submit(waiting)
         answer = await future
         if len(answer) < 2:  # ours, not the device's: see _fail
             raise DeviceError(f"{self.device_id} did not answer function {request.function_code}", "check the device")
@@ -180,16 +138,19 @@ class DeviceLink(asyncio.Protocol):
     # --- sending, one at a time ---
 
     def _pump(self) -> None:
-        while self._transport and self._out is None and (waiting := self._take()) is not None:
-            self._transaction = self._transaction + 1 & 0xFFFF
-            self._out, self._sent_at = waiting, self._loop.time()
-            self._transport.write(mbap.encode(self._transaction, waiting.unit, waiting.request.encode()))
+        while self._out is None and (waiting := self._take()) is not None:
+            self._send(waiting)
+
+    def _send(self, waiting: Waiting) -> None:
+        self._transaction = self._transaction + 1 & 0xFFFF
+        self._out, self._sent_at = waiting, self._loop.time()
+        cast(asyncio.Transport, self._transport).write(mbap.encode(self._transaction, waiting.unit, waiting.request.encode()))
 
     def _take(self) -> Waiting | None:
         """The next request that may be sent now. Those that may not be sent at all are answered on the way."""
         if not self._urgent and not self._turns:
             return None
-        rules = self._current_rules()
+        rules = self._permit.now()
         if self._transport is None or self._owed:
             return self._take_unattested(rules)
         while line := self._next_line():
@@ -226,7 +187,7 @@ class DeviceLink(asyncio.Protocol):
             while origin.queue:
                 head = origin.queue[0]
                 code = None if origin is self._own else rules.check(head.request, head.unit)
-                sendable = origin is self._own or self._free.check(head.request, head.unit) is None
+                sendable = origin is self._own or self._permit.free.check(head.request, head.unit) is None
                 if code is None and not (sendable and self.up):
                     break
                 origin.queue.popleft()
@@ -238,29 +199,9 @@ class DeviceLink(asyncio.Protocol):
                 self._refuse(head, code)
         return None
 
-    def _current_rules(self) -> Rules:
-        lease = self._grant.current(self._context.clock.now())
-        if lease.rules is not self._rules_of or lease.level != self._level:
-            self._rules_of, self._level = lease.rules, lease.level
-            rules = lease.rules or _rules_before_any_lease(self.assignment)
-            self._rules, self._free = Rules(rules, lease.level), Rules(rules, TrustLevel.NONE)
-            self._widest = Rules(rules, TrustLevel.FULL)
-            always = [r for f in self.assignment.profile.functions for r in f.always_allowed_writes]
-            self._stops = Rules(always, TrustLevel.NONE)
-        return self._rules
-
     def _refuse(self, waiting: Waiting, code: int) -> None:
-        request = waiting.request
-        where = f"function {request.function_code} at {request.address}"
-        if code == ILLEGAL_FUNCTION:
-            self._note(self.device_id, "unknown-function", f"a client asked for {where}, which is in no rule of its profile")
-        elif self._widest.check(request, waiting.unit) is None:
-            if request.changes:
-                self._note(self.device_id, "write-below-level", f"a write ({where}) was refused at level {int(self._level)}")
-        elif request.changes:
-            self._note(self.device_id, "forbidden-write", f"a write that its profile forbids was refused: {where}")
-        else:
-            self._note(self.device_id, "forbidden-read", f"a read that its profile does not allow was refused: {where}")
+        if (told := self._permit.refusal(waiting.request, waiting.unit, code)) is not None:
+            self._note(self.device_id, *told)
         self._fail(waiting, code)
 
     def _fail(self, waiting: Waiting, code: int) -> None:
@@ -311,8 +252,11 @@ class DeviceLink(asyncio.Protocol):
         self._owed = {t.media_type for t in self.assignment.profile.targets if t.objects or t.registers or t.mailbox}
         self._pump()
 
-    def data_received(self, data: bytes) -> None:
-        self._framer.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._framer.feed(bytes(self._room[:nbytes]))
         waiting = self._out
         try:
             frame = self._framer.next()
@@ -329,7 +273,8 @@ class DeviceLink(asyncio.Protocol):
             return
         self._out = None
         waiting.origin.answer(waiting, frame.pdu)
-        self._pump()
+        if self._urgent or self._turns:
+            self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -391,13 +336,3 @@ class DeviceLink(asyncio.Protocol):
         self._poison("let go")
         for origin in (*self._urgent, *self._turns):
             self._give_up(origin, NO_RESPONSE)
-
-
-def _rules_before_any_lease(assignment: Assignment) -> tuple[Rule, ...]:
-    """What passes at level 0 while the engine has said nothing: stopping; all that a profile names while it is only observed."""
-    profile, state = assignment.profile, assignment.device.state
-    if state is DeviceState.OBSERVING:
-        return tuple(replace(r, level=TrustLevel.NONE) for r in profile.rules)
-    if state in (DeviceState.ENFORCED, DeviceState.SERVICE):
-        return tuple(r for f in profile.functions for r in f.always_allowed_writes)
-    return ()

@@ -14,6 +14,7 @@ from gateway.errors import MalformedError
 _HEADER = struct.Struct(">HHHB")  # transaction, protocol (0 is Modbus), length of what follows, unit
 _SHORTEST, _LONGEST = 2, 254  # unit and function code; unit and the longest PDU
 MAX_FRAME = 6 + _LONGEST
+READ_BYTES = 16 * MAX_FRAME  # what one read of a connection takes; a read that may take 256 KiB costs five times as much
 
 
 class Frame(NamedTuple):
@@ -27,20 +28,20 @@ class Frame(NamedTuple):
 class Framer:
     """Feed it what arrives, take whole frames out. Holds less than one frame more than it was fed."""
 
-    __slots__ = ("_at", "_buffer")
+    __slots__ = ("_at", "_buffer", "waiting")
 
     def __init__(self) -> None:
         self._buffer, self._at = b"", 0
+        self.waiting = 0  # bytes held
 
     def feed(self, received: bytes) -> None:
         """Take more bytes in."""
         self._buffer = self._buffer[self._at :] + received if self.waiting else received
-        self._at = 0
+        self._at, self.waiting = 0, len(self._buffer)
 
     def next(self) -> Frame | None:
         """The next whole frame; None when more bytes are needed. Raises MalformedError, and again at every later call."""
-        buffer, at = self._buffer, self._at
-        left = len(buffer) - at
+        buffer, at, left = self._buffer, self._at, self.waiting
         if left < _HEADER.size:
             if buffer[at + 2 : at + 4].strip(b"\0"):
                 raise MalformedError("an MBAP header with another protocol than Modbus", "look at what sent it")
@@ -49,15 +50,10 @@ class Framer:
         if protocol or not _SHORTEST <= length <= _LONGEST:
             raise MalformedError(f"an MBAP header of protocol {protocol}, length {length}", "look at what sent it")
         end = at + 6 + length
-        if len(buffer) < end:
+        if left < 6 + length:
             return None
-        self._at = end
+        self._at, self.waiting = end, left - 6 - length
         return Frame(transaction, unit, buffer[at + 7 : end])
-
-    @property
-    def waiting(self) -> int:
-        """Bytes held."""
-        return len(self._buffer) - self._at
 
 
 def encode(transaction: int, unit: int, pdu: bytes) -> bytes:

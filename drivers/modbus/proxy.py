@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import cast
 
 from drivers.modbus import mbap
-from drivers.modbus.link import DeviceLink, Origin, Waiting
+from drivers.modbus.link import DeviceLink
 from drivers.modbus.pdu import RequestError, UnknownFunctionError, parse_request
+from drivers.modbus.waiting import Origin, Waiting
 from drivers.redirect import SocketLike, bound
 from gateway.errors import MalformedError
 
@@ -23,7 +24,7 @@ _PARTIAL_S = 5.0  # a frame that began must be whole by then
 _SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a client that does not read; some 250 of the longest
 
 
-class ClientLink(asyncio.Protocol):
+class ClientLink(asyncio.BufferedProtocol):
     """One client's connection. ``find`` names the link of a destination, or None; ``note`` counts what was refused."""
 
     def __init__(
@@ -34,7 +35,7 @@ class ClientLink(asyncio.Protocol):
         self.queue: deque[Waiting] = deque()
         self.turn: deque[Origin] | None = None
         self._find, self._note = find, note
-        self._framer = mbap.Framer()
+        self._framer, self._room = mbap.Framer(), memoryview(bytearray(mbap.READ_BYTES))
         self._link: DeviceLink | None = None
         self._open = False
         self._congested = self._paused = self._draining = False
@@ -57,9 +58,12 @@ class ClientLink(asyncio.Protocol):
         link.clients.add(self)
         self._open = True
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._open:
-            self._framer.feed(data)
+            self._framer.feed(bytes(self._room[:nbytes]))
             self._drain()
 
     def pause_writing(self) -> None:
@@ -81,7 +85,7 @@ class ClientLink(asyncio.Protocol):
             return
         try:
             while self._open and taken < MAX_PIPELINED and len(self.queue) < MAX_PIPELINED and not self._congested:
-                frame = framer.next()
+                frame = framer.next() if framer.waiting else None
                 if frame is None:
                     break
                 taken += 1
@@ -99,15 +103,16 @@ class ClientLink(asyncio.Protocol):
 
     def _regulate(self, taken: int) -> None:
         """Read on only while there is room; a half frame has a time limit."""
+        left, full = self._framer.waiting, len(self.queue) >= MAX_PIPELINED or self._congested
+        if not (left or full or self._paused or self._partial):
+            return
         loop = asyncio.get_running_loop()
-        full = len(self.queue) >= MAX_PIPELINED or self._congested
         if full is not self._paused:
             self._paused = full
             if full:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
-        left = self._framer.waiting
         if left and taken >= MAX_PIPELINED and not full and not self._draining:
             self._draining = True
             loop.call_soon(self._go_on)
@@ -138,7 +143,7 @@ class ClientLink(asyncio.Protocol):
         self._transport.write(mbap.encode(frame.transaction, frame.unit, pdu))
 
     def answer(self, waiting: Waiting, pdu: bytes) -> None:
-        """An answer for the client (``drivers.modbus.link.Origin``)."""
+        """An answer for the client (``drivers.modbus.waiting.Origin``)."""
         if self._open:
             self._transport.write(mbap.encode(waiting.transaction, waiting.unit, pdu))
             if (self._paused or self._framer.waiting) and not self._draining:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivers.modbus.link import Limits
+from drivers.modbus.waiting import Limits
 from gateway.errors import InputErrors
 
 

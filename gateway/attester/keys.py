@@ -9,8 +9,10 @@ Its template carries fresh randomness: whoever takes the TPM over cannot make th
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,19 +26,25 @@ from tpm2_pytss import (  # type: ignore[import-untyped]
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_ID_OBJECT,
     TPM2B_NV_PUBLIC,
+    TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
+    TPM2B_SENSITIVE_DATA,
     TPMA_NV,
     TPMA_OBJECT,
+    TPMA_SESSION,
     TPMS_NV_PUBLIC,
     TPMS_SENSITIVE_CREATE,
+    TPMT_PUBLIC,
     TPMT_SYM_DEF,
+    TPMU_SYM_KEY_BITS,
+    TPMU_SYM_MODE,
     TSS2_Exception,
 )
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template  # type: ignore[import-untyped]
 
 from gateway.attester.credential import AK_ATTRIBUTES, MAX_SECRET
-from gateway.attester.faults import BAD_AUTH, FAILURE, NV_UNINITIALIZED, code
+from gateway.attester.faults import BAD_AUTH, FAILURE, INTEGRITY, NV_UNINITIALIZED, code
 from gateway.attester.state import State
 from gateway.attester.tpm import Connection
 from gateway.errors import InputError, UnavailableError
@@ -55,6 +63,7 @@ _STORAGE = (
     TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT | TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
     | TPMA_OBJECT.SENSITIVEDATAORIGIN | TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.NODA
 )  # fmt: skip
+_SEALED = TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.NODA
 _TRIES = 3  # quotes against PCRs that change meanwhile
 
 
@@ -66,6 +75,15 @@ class Quoted:
     signature: bytes
     pcrs: tuple[tuple[int, bytes], ...]
     counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A secret that only the TPM with this SRK gives back; TPM2B_PRIVATE and TPM2B_PUBLIC as bytes."""
+
+    srk_name: bytes
+    private: bytes
+    public: bytes
 
 
 # ---- provisioning: every step looks first, so that a second run, or one after a power cut, completes the first
@@ -267,6 +285,56 @@ def activate(connection: Connection, state: State, blob: bytes, secret: bytes) -
     if not 0 < len(found) <= MAX_SECRET:
         raise InputError("this answer carries no secret", "make a new enrolment request")
     return found
+
+
+def seal(connection: Connection, secret: bytes) -> Sealed:
+    """A data object below the SRK that holds ``secret`` (at most 128 bytes); it is kept outside the TPM, in a file.
+
+    No PCR is named: a firmware update would lose every key at once. It binds the file to this chip, not to this boot.
+    """
+    esys, srk = connection.esys, connection.handle(SRK)
+    area = TPMT_PUBLIC(type=TPM2_ALG.KEYEDHASH, nameAlg=TPM2_ALG.SHA256, objectAttributes=_SEALED)
+    parameters = area.parameters
+    detail = parameters.keyedHashDetail
+    scheme = detail.scheme
+    scheme.scheme = TPM2_ALG.NULL
+    template = TPM2B_PUBLIC(publicArea=area)
+    sensitive = TPM2B_SENSITIVE_CREATE(sensitive=TPMS_SENSITIVE_CREATE(data=TPM2B_SENSITIVE_DATA(buffer=secret)))
+    with _private(connection, srk) as session:
+        made = esys.create(srk, sensitive, template, session2=session)
+    return Sealed(_srk_name(connection), bytes(made[0].marshal()), bytes(made[1].marshal()))
+
+
+def unseal(connection: Connection, sealed: Sealed) -> bytes:
+    """What was sealed. Raises InputError when this is not the TPM that sealed it."""
+    esys, srk = connection.esys, connection.handle(SRK)
+    if not hmac.compare_digest(_srk_name(connection), sealed.srk_name):
+        raise InputError("the key store was sealed by another TPM", "add the devices that share a key with this gateway again")
+    try:
+        private, public = TPM2B_PRIVATE.unmarshal(sealed.private)[0], TPM2B_PUBLIC.unmarshal(sealed.public)[0]
+        loaded = esys.load(srk, private, public)
+    except TSS2_Exception as e:
+        if code(int(e.rc)) != INTEGRITY and int(e.rc) >> 16 not in (0x08, 0x09):
+            raise
+        raise InputError("the key store is damaged", "restore it from a backup of this gateway, or add its devices again") from None
+    with connection.flushing(loaded) as handle, _private(connection, srk) as session:
+        return bytes(esys.unseal(handle, session2=session))
+
+
+@contextmanager
+def _private(connection: Connection, srk: Any) -> Iterator[Any]:
+    """A session salted with the SRK that encrypts the first parameter both ways: what passes on the bus is no secret."""
+    cipher = TPMT_SYM_DEF(algorithm=TPM2_ALG.AES, keyBits=TPMU_SYM_KEY_BITS(sym=128), mode=TPMU_SYM_MODE(sym=TPM2_ALG.CFB))
+    session = connection.esys.start_auth_session(srk, ESYS_TR.NONE, TPM2_SE.HMAC, cipher, TPM2_ALG.SHA256)
+    with connection.flushing(session):
+        flags = TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION
+        connection.esys.trsess_set_attributes(session, flags)
+        yield session
+
+
+def _srk_name(connection: Connection) -> bytes:
+    """The SRK's name, computed from its public area: whoever answers as the SRK must hold its private part to unseal."""
+    return b"\x00\x0b" + hashlib.sha256(_public(connection, SRK)).digest()  # TPM2_ALG_SHA256: Part 1, 16
 
 
 def _is_about_the_answer(connection: Connection, fault: Any) -> bool:

@@ -72,6 +72,11 @@ def save(state_dir: Path, state: State, owner: tuple[int, int] | None = None) ->
     _write(state_dir / STATE_FILE, json.dumps({"version": 1, **asdict(state)}, indent=1).encode() + b"\n", owner)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file that its owner alone may read, and sync it; root leaves it to whom it belonged."""
+    _write(path, content, None)
+
+
 def lockout_authorisation(path: Path) -> bytes:
     """The lockout authorisation in ``path``, made and written there first if the file does not exist."""
     if not path.exists():

@@ -262,8 +262,8 @@ class _Checker:
             if len(ways) != len(sets[f"via{family}"]):
                 self.wrong(f"sets.via{family}", "one port of a device goes to two proxies")
             for element in sets[f"vital{family}"]:
-                if element[1:] in ways:
-                    self.wrong(f"sets.vital{family}", f"{element[1]} port {element[3]} is proxied; a vital flow is direct")
+                if element[1:] in ways or (element[0], *element[2:]) in ways:
+                    self.wrong(f"sets.vital{family}", f"{element[0]} to {element[1]} port {element[3]} is proxied; vital is direct")
         self._glass(devices, sets, functions)
 
     def _about_devices(self, family: int, known: set[str], sets: Mapping[str, frozenset[Element]]) -> None:

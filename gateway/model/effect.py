@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
-from gateway.model.device import DeviceState
+from gateway.model.device import Bond, DeviceState
 from gateway.model.event import ServiceWindow
 from gateway.model.profile import References
 
@@ -103,6 +103,14 @@ class KeepState:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepBond:
+    """Store how a device is bonded, so that a restart vouches for the bond and pairs with nobody again."""
+
+    device_id: str
+    bond: Bond
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Hand something to the uplink's outbox with a priority (0 first)."""
 
@@ -111,4 +119,4 @@ class Send:
     body: tuple[tuple[str, object], ...]
 
 
-Effect = Record | Challenge | Grant | Issue | SealEpoch | Alarm | Adopt | KeepVeto | KeepState | Send
+Effect = Record | Challenge | Grant | Issue | SealEpoch | Alarm | Adopt | KeepVeto | KeepState | KeepBond | Send

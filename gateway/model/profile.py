@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gateway.model.device import Bus
@@ -29,6 +29,13 @@ class Provenance(StrEnum):
     MAKER = "maker"
     HOSPITAL = "hospital"
     LEARNED = "learned"
+
+
+class Acknowledge(StrEnum):
+    """How an HL7 route acknowledges."""
+
+    END_TO_END = "end_to_end"  # the receiver's own answer, or AE: for alarms and live vitals
+    STORED = "stored"  # ours, once it is on disk; delivered later: for results
 
 
 class Protocol(StrEnum):
@@ -53,8 +60,8 @@ class Flow:
             raise ValueError(f"{self.peer!r} is not in canonical form")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"a port is 1 to 65535, got {self.port}")
-        if self.via and (self.from_device or self.protocol is not Protocol.TCP):
-            raise ValueError("only a TCP flow toward the device can go through a proxy")
+        if self.via and self.protocol is not Protocol.TCP:
+            raise ValueError("only a TCP flow can go through a proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,10 @@ Rule = ModbusRule | Hl7Rule | GattRule
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One service of a device: its flows and rules, the level it needs, and what a loss of that level does."""
+    """One service of a device: its flows and rules, the level it needs, and what a loss of that level does.
+
+    ``acknowledge`` (HL7 only, and mandatory there), ``too_old_s``: a stored message older than this is never delivered.
+    """
 
     name: str
     required: TrustLevel
@@ -119,8 +129,14 @@ class Function:
     flows: tuple[Flow, ...] = ()
     rules: tuple[Rule, ...] = ()
     always_allowed_writes: tuple[ModbusRule, ...] = ()
+    acknowledge: Acknowledge | None = None
+    too_old_s: float = 86_400.0
 
     def __post_init__(self) -> None:
+        if (self.acknowledge is not None) is not any(isinstance(r, Hl7Rule) for r in self.rules):
+            raise ValueError(f"function {self.name!r}: an HL7 function, and no other, says how it acknowledges")
+        if not self.too_old_s > 0:
+            raise ValueError(f"function {self.name!r}: an age is more than 0 s")
         proxied = any(f.via for f in self.flows)
         if self.on_loss is OnLoss.VITAL and (proxied or self.rules or not self.flows):
             raise ValueError(f"function {self.name!r}: on_loss = vital needs direct flows and no proxy")
@@ -146,6 +162,7 @@ class Target:
     """A named property attested at run time: its kind of evidence, how often, and where a fingerprint looks.
 
     ``objects``: Modbus device identification objects (43/14); ``registers``: inclusive spans of holding registers.
+    ``key_isolated`` False: the firmware that is attested can use the attesting key itself.
     """
 
     name: str
@@ -155,6 +172,7 @@ class Target:
     objects: tuple[int, ...] = ()
     registers: tuple[tuple[int, int], ...] = ()
     mailbox: Mailbox | None = None
+    key_isolated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +191,20 @@ class ReferenceValue:
 
 @dataclass(frozen=True, slots=True)
 class TrustAnchor:
-    """A key that a device's evidence must verify with: ``instance`` is its UEID (or kid), ``spki`` a DER SubjectPublicKeyInfo."""
+    """A key that a device's evidence must verify with: ``instance`` is its UEID (or kid), ``spki`` a DER SubjectPublicKeyInfo.
+
+    A shared key has no ``spki``: ``shared`` names its use (``TOKEN_KEY``, ``BEACON_KEY``), and ``secret`` is the key while it is
+    in memory. It has no plain form, so that no record, database or view ever holds it; ``References.with_secrets`` puts it back.
+    """
 
     instance: bytes
     spki: bytes
     provenance: Provenance = Provenance.MAKER
+    shared: str = ""
+    secret: bytes = field(default=b"", repr=False)
+
+
+TOKEN_KEY, BEACON_KEY = "token", "beacon"  # uses of a key shared with a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +213,11 @@ class References:
 
     anchors: tuple[TrustAnchor, ...] = ()
     values: tuple[ReferenceValue, ...] = ()
+
+    def with_secrets(self, secrets: Mapping[str, bytes]) -> References:
+        """The same, with the shared keys by use; an anchor whose key is not there keeps none and verifies nothing."""
+        anchors = tuple(replace(a, secret=secrets.get(a.shared, b"")) if a.shared else a for a in self.anchors)
+        return References(anchors, self.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ enforced is refused here, loudly, with all reasons at once. Refuses to know nfta
 
 Who gets what: *enforced* and *service* devices get their flows at their levels, proxied where the profile says so. An *observing*
 device gets the same flows, so that the kernel can tell what its level would not allow, but it is ``seen`` (all of it passes) and
-nothing of it goes through a proxy. *Proposed*, *suspended* and *retired* devices are not there at all.
+nothing of it goes through a proxy; HL7 does, where the proxy passes an observed device's bytes untouched and reads what it says
+of itself. *Proposed*, *suspended* and *retired* devices are not there at all.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from gateway.errors import InputErrors
 from gateway.model.device import Binding, Bus, Device, DeviceState
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Flow, Function, OnLoss, Profile
-from gateway.policy.targets import CEILINGS
+from gateway.policy.targets import ceiling_of
 
 VERSION = 1
-PROXY_PORTS: Mapping[Bus, int] = MappingProxyType({Bus.MODBUS: 15502})
-_BASES = ("port", "bind", "vital", "seen", "via")
+PROXY_PORTS: Mapping[Bus, int] = MappingProxyType({Bus.MODBUS: 15502, Bus.HL7: 15575})
+_BASES = ("port", "bind", "vital", "seen", "via", "uplink")
 _SETS = tuple(f"{b}{v}" for b in _BASES for v in (4, 6)) + tuple(f"rtl{k}_{v}" for k in range(4) for v in (4, 6))
 _ENFORCED = (DeviceState.ENFORCED, DeviceState.SERVICE)
 _PRESENT = (*_ENFORCED, DeviceState.OBSERVING)
@@ -75,7 +76,7 @@ def document_id(document: Mapping[str, Any]) -> str:
 
 def ceiling(profile: Profile) -> TrustLevel:
     """The highest level the profile's best evidence can reach; level 0 without targets."""
-    return max((CEILINGS[t.evidence_class] for t in profile.targets), default=TrustLevel.NONE)
+    return max(map(ceiling_of, profile.targets), default=TrustLevel.NONE)
 
 
 @dataclass
@@ -87,7 +88,7 @@ class _Draft:
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
     sets: dict[str, set[tuple[str | int, ...]]] = field(default_factory=lambda: {name: set() for name in _SETS})
     levels: dict[Key, int] = field(default_factory=dict)
-    toward: dict[tuple[str, str, int], bool] = field(default_factory=dict)
+    proxied: dict[tuple[str, str, int], bool] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def wrong(self, device: Device, what: str, function: str = "") -> None:
@@ -221,25 +222,34 @@ def _add_flow(draft: _Draft, device: Device, function: Function, flow: Flow, add
     key: Key = (source, target, str(flow.protocol), flow.port)
     if flow.peer in draft.gateway:
         draft.wrong(device, f"its peer {flow.peer} is the gateway itself", function.name)
-    if not flow.from_device and draft.toward.setdefault((address, str(flow.protocol), flow.port), flow.via) != flow.via:
+    if draft.proxied.setdefault((address, str(flow.protocol), flow.port), flow.via) != flow.via:
         draft.wrong(device, f"{flow.protocol} port {flow.port} is proxied in one function and direct in another", function.name)
     _note_function(draft, device, function, key, flow)
     if function.on_loss is OnLoss.VITAL:
         draft.sets[f"vital{family}"].add(key)
         return
-    if flow.via:
+    if flow.via and flow.from_device:
+        draft.sets[f"uplink{family}"].add((flow.peer, str(flow.protocol), flow.port))
+    elif flow.via:
         _add_attestation(draft, device, function, flow, address)
-    if flow.via and device.state in _ENFORCED:
+    if flow.via and _redirected(device):
         listen = draft.proxy_ports.get(device.bus, 0)
         draft.sets[f"via{family}"].add((address, str(flow.protocol), flow.port, listen))
     draft.level(key, _flow_level(function, flow))
 
 
 def _flow_level(function: Function, flow: Flow) -> int:
-    """A proxied flow is open from its lowest rule on: the proxy decides about the rest."""
+    """A proxied flow is open from its lowest rule on: the proxy decides about the rest. An HL7 proxy answers at any level."""
     if not flow.via:
         return int(function.required)
+    if function.acknowledge is not None:
+        return 0
     return min(int(r.level) for r in (*function.rules, *function.always_allowed_writes))
+
+
+def _redirected(device: Device) -> bool:
+    """Whether its proxied flows go through the proxy now."""
+    return device.state in _ENFORCED or device.bus is Bus.HL7
 
 
 def _add_attestation(draft: _Draft, device: Device, function: Function, flow: Flow, address: str) -> None:
@@ -257,8 +267,8 @@ def _note_function(draft: _Draft, device: Device, function: Function, key: Key, 
     entry = draft.functions.setdefault(device.id, {}).setdefault(function.name, empty)
     family = _family(key[0])
     parts: list[tuple[str, list[str | int]]] = [(f"set{family}", list(key))]
-    if flow.via and device.state in _ENFORCED:
-        parts.append((f"via{family}", list(key[1:])))
+    if flow.via and _redirected(device):
+        parts.append((f"via{family}", [key[0] if flow.from_device else key[1], *key[2:]]))
     for part, element in parts:
         if element not in entry[part]:
             entry[part].append(element)

@@ -80,6 +80,8 @@ def _sentence(element: tuple[Any, ...], *, added: bool) -> Iterator[str]:
     elif kind == "via":
         verb = "goes through" if added else "no longer goes through"
         yield f"{rest[1]} port {rest[2]} of {rest[0]} {verb} the proxy on port {rest[3]}"
+    elif kind == "uplink":
+        yield f"the gateway itself {'may' if added else 'may no longer'} dial {rest[0]}, {rest[1]} port {rest[2]}"
     elif kind in _PLACES:
         where = rest[0] if kind == "port" else rest[1]
         yield f"{rest[2]} {'' if added else 'no longer '}{_PLACES[kind]} {where}"

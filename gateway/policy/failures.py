@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.model.decision import LEASE_MAX_S
-from gateway.model.profile import Function, OnLoss, Profile
+from gateway.model.profile import Acknowledge, Function, OnLoss, Profile
 
 
 class Failure(StrEnum):
@@ -76,6 +76,10 @@ def _passes(function: Function, failure: Failure) -> str:
 def _uplink(function: Function, wireless: bool) -> str:
     if wireless:
         return "passes; readings wait in the outbox and are delivered later"
+    if function.acknowledge is Acknowledge.STORED:
+        return "passes: it is kept on disk and acknowledged, and delivered later in order"
+    if function.acknowledge is Acknowledge.END_TO_END:
+        return "is answered AE where its receiver cannot be reached, so that the device's own alarm for a lost receiver works"
     return "passes where its peer can still be reached; nothing here depends on the uplink"
 
 

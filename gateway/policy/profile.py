@@ -16,10 +16,21 @@ from gateway.errors import RefusedError
 from gateway.model.device import DEVICE_ID, Bus
 from gateway.model.evidence import EvidenceClass
 from gateway.model.level import TrustLevel
-from gateway.model.profile import Flow, Function, GattRule, Hl7Rule, ModbusRule, OnLoss, Profile, Protocol, Rule
+from gateway.model.profile import (
+    Acknowledge,
+    Flow,
+    Function,
+    GattRule,
+    Hl7Rule,
+    ModbusRule,
+    OnLoss,
+    Profile,
+    Protocol,
+    Rule,
+)
 from gateway.policy.fields import Problems, Table, hint, shown
 from gateway.policy.rules import Levels, is_write, read_always_allowed, read_rules
-from gateway.policy.targets import CEILINGS, read_references, read_targets
+from gateway.policy.targets import ceiling_of, read_references, read_targets
 
 Peers = Mapping[str, str | Sequence[str]]
 
@@ -35,6 +46,13 @@ _NO_ON_LOSS = (
     "is missing: say what happens when trust is lost: cut (it stops), read_only (a proxied function keeps its reads) or vital "
     "(a direct flow a patient depends on: it never stops). There is no default"
 )
+
+
+_NO_ACKNOWLEDGE = (
+    "is missing: say how this route acknowledges: end_to_end (the receiver's own answer, so that a lost receiver is noticed: "
+    "alarms, live vitals) or stored (ours, once it is on disk: results). There is no default"
+)
+TOO_OLD_S = (1.0, 90 * 86_400.0)  # as long as the appliance lives without a network
 
 
 def parse_profile(data: Mapping[str, object], peers: Peers | None = None) -> Profile:
@@ -57,7 +75,7 @@ def parse_profile(data: Mapping[str, object], peers: Peers | None = None) -> Pro
     functions = _functions(table, bus, _peers(peers or {}, problems))
     table.finish()
     if targets:
-        _check_reachable(table, functions, max(CEILINGS[t.evidence_class] for t in targets))
+        _check_reachable(table, functions, max(map(ceiling_of, targets)))
     problems.raise_if_any(f"profile {identity}" if identity else "profile")
     return Profile(identity, name, bus, clinical, functions, targets, values, offline, half_life)
 
@@ -153,14 +171,32 @@ def _function(row: Table, bus: Bus, peers: Mapping[str, tuple[str, ...]]) -> Fun
     flows = tuple(f for flow in row.tables("flow") for f in _flows(flow, peers))
     rules = read_rules(row, Levels.of(required, on_loss))
     always = read_always_allowed(row)
+    acknowledge, too_old_s = _acknowledge(row, rules)
     row.finish()
     _check_function(row, bus, flows, rules, always, on_loss)
     clean = len(row.problems.found) == before
     # A vital function is built even beside other mistakes: "vital through a proxy" must be among what is reported.
     if not clean and on_loss is not OnLoss.VITAL:
         return None
-    function = row.build(lambda: Function(name, required, on_loss, flows, rules, always), "on_loss")
+    function = row.build(lambda: Function(name, required, on_loss, flows, rules, always, acknowledge, too_old_s), "on_loss")
     return function if clean else None
+
+
+def _acknowledge(row: Table, rules: tuple[Rule, ...]) -> tuple[Acknowledge | None, float]:
+    """How an HL7 function acknowledges, and when a stored message is too old."""
+    if not any(isinstance(r, Hl7Rule) for r in rules):
+        for key in ("acknowledge", "too_old_s"):
+            if row.has(key):
+                row.wrong(key, "is for functions with HL7 rules")
+        return None, 86_400.0
+    mode = row.choice("acknowledge", Acknowledge, tuple(Acknowledge), Acknowledge.END_TO_END, missing=_NO_ACKNOWLEDGE)
+    if row.has("too_old_s") and mode is not Acknowledge.STORED:
+        row.wrong("too_old_s", "is for stored messages: nothing of an end_to_end route ever waits")
+    too_old_s = row.maybe("too_old_s", float, 86_400.0)
+    if not TOO_OLD_S[0] <= too_old_s <= TOO_OLD_S[1]:
+        row.wrong("too_old_s", f"{too_old_s:g} is not between {TOO_OLD_S[0]:g} and {TOO_OLD_S[1]:g} seconds")
+        too_old_s = 86_400.0
+    return mode, too_old_s
 
 
 def _required(row: Table, on_loss: OnLoss) -> TrustLevel:
@@ -234,6 +270,8 @@ def _check_function(
         row.wrong("flow", "rules are enforced by the proxy only: set via = true, or take the rules away")
     if proxied and not all(f.via for f in flows):
         row.wrong("flow", "has direct and proxied flows: make two functions, or the direct flow goes around the rules")
+    if bus is not Bus.HL7 and any(f.via and f.from_device for f in flows):
+        row.wrong("flow", f"a flow that the device opens cannot go through the {bus} proxy")
     if always and not proxied:
         row.wrong("always_allowed_writes", "needs a flow through the proxy (via = true)")
     if on_loss is OnLoss.READ_ONLY and any(isinstance(r, Hl7Rule) for r in rules):

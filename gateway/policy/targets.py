@@ -27,6 +27,14 @@ CEILINGS: Mapping[EvidenceClass, TrustLevel] = MappingProxyType(
         EvidenceClass.INVENTORY: TrustLevel.LIMITED,
     }
 )
+
+
+def ceiling_of(target: Target) -> TrustLevel:
+    """The highest level that a target's evidence can reach: lower when the attested firmware could make it itself."""
+    ceiling = CEILINGS[target.evidence_class]
+    return ceiling if target.key_isolated else min(ceiling, TrustLevel.LIMITED)
+
+
 _TOKEN = (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC)
 CLASSES: Mapping[MediaType, tuple[EvidenceClass, ...]] = MappingProxyType(
     {
@@ -79,8 +87,11 @@ def _target(row: Table, bus: Bus) -> Target:
         row.wrong("interval_s", f"{interval:g} is not between {INTERVAL_S[0]:g} and {INTERVAL_S[1]:g} seconds")
     objects, registers = _fingerprint(row, media)
     mailbox = _mailbox(row, media, bus)
+    isolated = row.maybe("key_isolated", str, "yes")
+    if isolated not in ("yes", "none"):
+        row.wrong("key_isolated", f'expected "yes", or "none": the firmware itself can use the key; got {shown(isolated)}')
     row.finish()
-    return Target(name, str(media), kind, interval, objects, registers, mailbox)
+    return Target(name, str(media), kind, interval, objects, registers, mailbox, isolated != "none")
 
 
 def _fingerprint(row: Table, media: MediaType) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:

@@ -14,8 +14,9 @@ from types import MappingProxyType
 from gateway.errors import EvidenceError, MalformedError
 from gateway.model.evidence import AttestationResult, Evidence, EvidenceClass, MediaType, Tier, TrustVector
 from gateway.model.profile import References
+from gateway.verifier.beacon import appraise_beacon
 from gateway.verifier.findings import Sheet
-from gateway.verifier.fingerprint import appraise_modbus
+from gateway.verifier.fingerprint import appraise_hl7, appraise_modbus
 from gateway.verifier.psa import appraise_psa
 from gateway.verifier.tpm import appraise_tpm
 
@@ -31,7 +32,9 @@ class Scheme:
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
         MediaType.PSA.value: Scheme(EvidenceClass.ASYMMETRIC, appraise_psa),
+        MediaType.BEACON.value: Scheme(EvidenceClass.BEACON, appraise_beacon),
         MediaType.TPM.value: Scheme(EvidenceClass.TPM, appraise_tpm),
+        MediaType.HL7.value: Scheme(EvidenceClass.FINGERPRINT, appraise_hl7),
         MediaType.MODBUS.value: Scheme(EvidenceClass.FINGERPRINT, appraise_modbus),
     }
 )
@@ -64,7 +67,7 @@ def _result(evidence: Evidence, scheme: Scheme | None, sheet: Sheet) -> Attestat
     return AttestationResult(
         device_id=evidence.device_id,
         media_type=str(evidence.media_type),
-        evidence_class=scheme.evidence_class if scheme else EvidenceClass.INVENTORY,
+        evidence_class=sheet.evidence_class or (scheme.evidence_class if scheme else EvidenceClass.INVENTORY),
         channel=evidence.channel,
         vector=sheet.vector if judged else TrustVector(),
         tier=sheet.tier if judged else Tier.NONE,

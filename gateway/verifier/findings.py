@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import lru_cache
 from hmac import compare_digest
 
-from gateway.model.evidence import Finding, Tier, TrustVector, tier_of
+from gateway.model.evidence import EvidenceClass, Finding, Tier, TrustVector, tier_of
 from gateway.model.profile import Provenance, References, ReferenceValue
 
 MAX_FINDINGS = 20  # what a person reads; the rest is counted in one more finding
@@ -32,14 +32,17 @@ NOT_RECOGNISED = 97  # it should be known, and is not
 class Sheet:
     """What one appraisal has seen so far. ``authenticated`` and ``fresh`` start False, every claim starts as *no claim*.
 
-    ``observed``: what was measured, by reference name.
+    ``observed``: what was measured, by reference name. ``evidence_class``: when a media type has more than one; None: its own.
     """
 
-    __slots__ = ("_claims", "_found", "_unconfirmed", "_used", "authenticated", "fresh", "key_isolated", "observed")
+    __slots__ = (
+        "_claims", "_found", "_unconfirmed", "_used", "authenticated", "evidence_class", "fresh", "key_isolated", "observed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.authenticated = self.fresh = self._unconfirmed = False
         self.key_isolated = True
+        self.evidence_class: EvidenceClass | None = None
         self.observed: dict[str, bytes] = {}
         self._claims: dict[str, int] = {}
         self._found: list[tuple[Tier, Finding]] = []

@@ -1,4 +1,7 @@
-"""PURE. Modbus fingerprints: what a device says it is (function 43/14) and how it is configured (holding registers).
+"""PURE. Fingerprints: what a device says it is, and how it is configured.
+
+Modbus: identification (function 43/14) and holding registers. HL7: sending application and facility, equipment identifiers and
+software versions, out of its messages.
 
 Nobody signs a fingerprint. It counts because this gateway read it itself, on the device's own channel, and put its nonce
 inside; so over an open channel it is nobody's, it is never *affirming* as a whole (sourced-data 32), and it says nothing of
@@ -29,6 +32,9 @@ from gateway.verifier.findings import (
 MAX_OBJECTS = 256
 MAX_OBJECT = 245  # bytes; one identification object fits one Modbus response
 MAX_REGISTERS = 2048  # sixteen reads of 125
+MAX_HL7 = 1024  # bytes of one value; a longer one is told by its hash
+HL7_IDENTITY = ("application", "facility", "equipment")  # another device, or a device of another place
+HL7_SOFTWARE = ("software", "binary")
 _NONCE, _OBJECTS, _REGISTERS = 1, 2, 3
 _CHANGED = "restore the device, or accept the change in service mode"
 
@@ -55,9 +61,33 @@ def parse_modbus(payload: bytes) -> tuple[bytes, dict[str, bytes]]:
     return nonce, measured
 
 
+def parse_hl7(payload: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """(nonce, values by reference name ``hl7:application``, ``hl7:equipment``); raises MalformedError."""
+    value = codec.decode(payload)
+    if not isinstance(value, dict) or set(value) != {_NONCE, _OBJECTS}:
+        raise MalformedError("an HL7 fingerprint that is no map of nonce and values", "update the driver")
+    nonce, said = value[_NONCE], value[_OBJECTS]
+    if type(nonce) is not bytes or len(nonce) > 64 or not isinstance(said, dict):
+        raise MalformedError("an HL7 fingerprint with parts of the wrong kind", "update the driver")
+    for name, octets in said.items():
+        if name not in (*HL7_IDENTITY, *HL7_SOFTWARE) or type(octets) is not bytes or len(octets) > MAX_HL7:
+            raise MalformedError("an HL7 fingerprint with an impossible value", "update the driver")
+    return nonce, {f"hl7:{name}": octets for name, octets in said.items()}
+
+
+def appraise_hl7(evidence: Evidence, references: References, sheet: Sheet) -> None:
+    """As ``appraise_modbus``, for what a device says of itself in its messages."""
+    _appraise(evidence, *parse_hl7(evidence.payload), references_named(references, ("hl7:",)), sheet)
+
+
 def appraise_modbus(evidence: Evidence, references: References, sheet: Sheet) -> None:
     """Fill ``sheet`` from a fingerprint; raises EvidenceError when it cannot be attributed to the device."""
-    nonce, measured = parse_modbus(evidence.payload)
+    _appraise(evidence, *parse_modbus(evidence.payload), references_named(references, ("object:", "register:")), sheet)
+
+
+def _appraise(
+    evidence: Evidence, nonce: bytes, measured: dict[str, bytes], known: Mapping[str, ReferenceValue], sheet: Sheet
+) -> None:
     if evidence.channel.kind is ChannelKind.OPEN:
         raise EvidenceError("a fingerprint read over an open channel could be anyone's", "connect the device to a port of its own")
     sheet.authenticated = True
@@ -65,7 +95,6 @@ def appraise_modbus(evidence: Evidence, references: References, sheet: Sheet) ->
         return
     sheet.claim("sourced_data", SOURCE_UNATTESTED)
     sheet.observed.update(measured)
-    known = references_named(references, ("object:", "register:"))
     if not known or not measured:
         sheet.claim("configuration", UNKNOWN_EVIDENCE)
         text = "no reference value to compare with" if measured else "nothing was measured"
@@ -95,19 +124,23 @@ def _compare(measured: Mapping[str, bytes], known: Mapping[str, ReferenceValue],
 
 
 def _changed(name: str, value: bytes, expected: bytes, sheet: Sheet) -> None:
-    if name.startswith("object:"):
+    if name.startswith("object:") or name.removeprefix("hl7:") in HL7_IDENTITY:
         sheet.claim("instance_identity", NOT_RECOGNISED)
         text = f"identification changed at {_spoken(name)}: {_text(value)}, expected {_text(expected)}"
         sheet.find(Tier.CONTRAINDICATED, "identification-changed", name, text, _CHANGED)
         return
     sheet.claim("configuration", CONTRAINDICATED)
+    if name.startswith("hl7:"):
+        text = f"{_spoken(name)} changed: {_text(value)}, expected {_text(expected)}"
+        sheet.find(Tier.CONTRAINDICATED, "software-changed", name, text, _CHANGED)
+        return
     was, now = int.from_bytes(expected, "big"), int.from_bytes(value, "big")
     text = f"configuration changed at {_spoken(name)}: {now}, expected {was}"
     sheet.find(Tier.CONTRAINDICATED, "configuration-changed", name, text, _CHANGED)
 
 
 def _spoken(name: str) -> str:
-    return name.replace(":", " ", 1)
+    return name.removeprefix("hl7:").replace(":", " ", 1)
 
 
 def _text(value: bytes) -> str:

@@ -6,6 +6,7 @@ is refused is what two parsers could read differently: indefinite lengths, dupli
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
@@ -44,6 +45,10 @@ _CURVES: Mapping[int, tuple[type[ec.EllipticCurve], int, ec.ECDSA]] = MappingPro
         -36: (ec.SECP521R1, 66, ec.ECDSA(hashes.SHA512())),
     }
 )
+
+# RFC 9053, section 3.1: hash, and bytes of the tag
+_HASHES: Mapping[int, tuple[str, int]] = MappingProxyType({5: ("sha256", 32), 6: ("sha384", 48), 7: ("sha512", 64)})
+MIN_SHARED = 32  # bytes of a key shared with a device: less is no key for HMAC 256/256 (RFC 9053, section 3.1)
 
 
 def decode(data: bytes, what: str) -> Any:
@@ -85,30 +90,51 @@ class UnverifiedToken(NamedTuple):  # not a dataclass, as every attestation of e
         return self.unverified_payload
 
 
-def parse_token(data: bytes) -> UnverifiedToken:
-    """Parse a tagged COSE_Sign1 (RFC 9052, section 4.2) with an attached payload. Raises MalformedError.
+class UnverifiedMac(NamedTuple):
+    """A parsed COSE_Mac0 whose tag nobody has checked. ``verify`` gives its payload."""
+
+    protected: bytes
+    algorithm: int
+    unverified_payload: bytes
+    tag: bytes
+
+    def verify(self, key: bytes) -> bytes:
+        """The payload, if the key shared with the device made the tag; raises EvidenceError."""
+        name, size = _HASHES[self.algorithm]
+        if len(key) < MIN_SHARED:
+            raise EvidenceError("a COSE_Mac0 token, and the key shared with its device is not at hand", "see `wardgate check`")
+        message = codec.encode(["MAC0", self.protected, b"", self.unverified_payload])  # RFC 9052, section 6.3
+        if len(self.tag) != size or not hmac.compare_digest(hmac.digest(key, message, name), self.tag):
+            raise EvidenceError("a token whose MAC does not verify", "it was changed, or made with another key")
+        return self.unverified_payload
+
+
+def parse_token(data: bytes) -> UnverifiedToken | UnverifiedMac:
+    """Parse a tagged COSE_Sign1 or COSE_Mac0 (RFC 9052, 4.2 and 6.2) with an attached payload. Raises MalformedError.
 
     Unprotected headers are nobody's word: they may be there and are not read.
     """
     value = decode(data, "a token")
-    if isinstance(value, cbor2.CBORTag) and value.tag == _MAC0:
-        raise MalformedError("a COSE_Mac0 token, for which this device has no shared key", "use a COSE_Sign1 token")
-    if not (isinstance(value, cbor2.CBORTag) and value.tag == _SIGN1 and _is_array(value.value, 4)):
-        raise MalformedError("a token that is no tagged COSE_Sign1", "send CBOR tag 18 around the four parts of a COSE_Sign1")
-    protected, unprotected, payload, signature = value.value
-    if not (type(protected) is type(payload) is type(signature) is bytes and isinstance(unprotected, MAP)):
-        raise MalformedError("a COSE_Sign1 with parts of the wrong kind or a detached payload", "attach the claims")
-    return UnverifiedToken(protected, _algorithm(protected), payload, signature)
+    if not (isinstance(value, cbor2.CBORTag) and value.tag in (_SIGN1, _MAC0) and _is_array(value.value, 4)):
+        raise MalformedError("a token that is no tagged COSE_Sign1 or COSE_Mac0", "send CBOR tag 18 or 17 around its four parts")
+    protected, unprotected, payload, proof = value.value
+    if not (type(protected) is type(payload) is type(proof) is bytes and isinstance(unprotected, MAP)):
+        raise MalformedError("a token with parts of the wrong kind or a detached payload", "attach the claims")
+    if value.tag == _MAC0:
+        return UnverifiedMac(protected, _algorithm(protected, _MAC0), payload, proof)
+    return UnverifiedToken(protected, _algorithm(protected, _SIGN1), payload, proof)
 
 
 @lru_cache(maxsize=64)  # a handful of headers is all that devices send; a refused one is not remembered
-def _algorithm(protected: bytes) -> int:
+def _algorithm(protected: bytes, tag: int) -> int:
     header = decode(protected, "a protected header")
     if not isinstance(header, MAP) or _CRIT in header:
         raise MalformedError("a protected header that is no map, or asks for what is not known here", "send the algorithm alone")
     algorithm = header.get(_ALG)
-    if type(algorithm) is not int or algorithm not in _CURVES:
-        raise MalformedError(f"a token signed with COSE algorithm {algorithm!r:.40}", "use ES256, ES384 or ES512")
+    known: Mapping[int, object] = _CURVES if tag == _SIGN1 else _HASHES
+    if type(algorithm) is not int or algorithm not in known:
+        use = "ES256, ES384 or ES512" if tag == _SIGN1 else "HMAC 256/256, 384/384 or 512/512"
+        raise MalformedError(f"a token made with COSE algorithm {algorithm!r:.40}", f"use {use}")
     return algorithm
 
 

@@ -1,7 +1,7 @@
-"""PURE. PSA attestation tokens (RFC 9783, profile tfm) in COSE_Sign1: parsed strictly, verified, compared with references.
+"""PURE. PSA attestation tokens (RFC 9783, profile tfm): parsed strictly, verified, compared with references.
 
-A device's own key signs what its boot loader measured. Refuses to know how a token got here, and COSE_Mac0: there the
-verifier could forge what it verifies, so it needs a key store of its own.
+In COSE_Sign1 a device's own key signs what its boot loader measured; in COSE_Mac0 a key that this gateway shares does, so
+that the verifier could forge what it verifies: a weaker class. Refuses to know how a token got here and where keys are kept.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from hmac import compare_digest
 from typing import Any, NamedTuple
 
 from gateway.errors import EvidenceError, MalformedError
-from gateway.model.evidence import Evidence, Tier
-from gateway.model.profile import Provenance, References, ReferenceValue, TrustAnchor
+from gateway.model.evidence import Evidence, EvidenceClass, Tier
+from gateway.model.profile import TOKEN_KEY, Provenance, References, ReferenceValue, TrustAnchor
 from gateway.verifier.findings import (
     AFFIRMED,
     BOOTED_GENUINE,
@@ -26,7 +26,7 @@ from gateway.verifier.findings import (
     references_named,
     short,
 )
-from gateway.verifier.foreign import decode, parse_token
+from gateway.verifier.foreign import UnverifiedMac, decode, parse_token
 
 PROFILE = "tag:psacertified.org,2023:psa#tfm"
 MAX_COMPONENTS = 32  # boot stages, secure partitions and an application; real devices have two to six
@@ -82,9 +82,10 @@ def verify_psa(token: bytes, anchors: tuple[TrustAnchor, ...]) -> tuple[Claims, 
     """The claims of a token, once the anchor of the instance it names has verified it. Raises EvidenceError."""
     unverified = parse_token(token)
     claims = _parse_claims(unverified.unverified_payload)
+    use = TOKEN_KEY if isinstance(unverified, UnverifiedMac) else ""  # a public key never checks a MAC
     for anchor in anchors:
-        if compare_digest(anchor.instance, claims.ueid):
-            unverified.verify(anchor.spki)
+        if anchor.shared == use and compare_digest(anchor.instance, claims.ueid):
+            unverified.verify(anchor.secret if anchor.shared else anchor.spki)
             return claims, anchor
     raise EvidenceError(f"a token of instance {short(claims.ueid)}, which is not this device's", "import the device's key")
 
@@ -164,6 +165,7 @@ def appraise_psa(evidence: Evidence, references: References, sheet: Sheet) -> No
     """Fill ``sheet`` from a token; raises EvidenceError when it does not authenticate."""
     claims, anchor = verify_psa(evidence.payload, references.anchors)
     sheet.authenticated = True
+    sheet.evidence_class = EvidenceClass.SYMMETRIC if anchor.shared else EvidenceClass.ASYMMETRIC
     if not sheet.answers(claims.nonce, evidence.nonce):
         return
     sheet.claim("instance_identity", AFFIRMED)

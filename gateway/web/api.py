@@ -33,6 +33,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/view", view),
         web.get("/api/v1/events", events),
         web.get("/api/v1/events/stream", view_stream, allow_head=False),
+        web.get("/api/v1/outbox", outbox),
         web.post("/api/v1/command", command),
         web.get("/api/v1/devices/{id}/bundle", bundle),
         web.get("/api/v1/explain/{id}", explain),
@@ -66,6 +67,15 @@ async def events(request: web.Request) -> web.Response:
     before = number_of(request, "before", 0, _BEFORE_MAX)
     found = await request.app[DESK].console.events(limit, before)
     return web.json_response({"events": codec.to_plain(found)})
+
+
+async def outbox(request: web.Request) -> web.Response:
+    """What still has to leave, what was delivered, lost or refused; what is in a dead letter, only for operators."""
+    found = codec.to_plain(await request.app[DESK].console.outbox())
+    if visitor(request).user.role not in ("biomed", "admin"):
+        for letter in found["dead_letters"]:
+            letter["body"] = ""
+    return web.json_response(found)
 
 
 async def command(request: web.Request) -> web.Response:

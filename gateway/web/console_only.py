@@ -13,7 +13,11 @@ from gateway.web.wire import json_of
 
 def routes() -> list[web.RouteDef]:
     """Beside those of ``gateway.web.api``, on the control socket only."""
-    return [web.post("/api/v1/claim", claim), web.post("/api/v1/users", add_user)]
+    return [
+        web.post("/api/v1/claim", claim),
+        web.post("/api/v1/users", add_user),
+        web.post("/api/v1/outbox/retry", retry_dead_letters),
+    ]
 
 
 async def claim(request: web.Request) -> web.Response:
@@ -29,6 +33,12 @@ async def add_user(request: web.Request) -> web.Response:
     name, password, role = (_text(body, key) for key in ("name", "password", "role"))
     user = await request.app[DESK].accounts.add_user(who.user, name, password, role)
     return web.json_response({"user": user.name, "role": user.role})
+
+
+async def retry_dead_letters(request: web.Request) -> web.Response:
+    """Send what the broker refused again."""
+    operator(request)
+    return web.json_response({"retried": await request.app[DESK].console.retry_dead_letters()})
 
 
 def _text(body: Any, key: str) -> str:

@@ -16,7 +16,7 @@ def test_the_ble_driver_is_what_the_table_says() -> None:
 
 
 def test_an_unknown_driver_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="the drivers are: ble, modbus"):
+    with pytest.raises(InputError, match="the drivers are: ble, hl7, modbus"):
         load("os:system")
 
 
@@ -24,4 +24,4 @@ def test_the_table_imports_nothing_by_itself() -> None:
     heavy = "{'bleak', 'dbus_fast', 'pymodbus', 'asyncio'}"
     code = f"import sys, drivers; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0
-    assert set(DRIVERS) == {"ble", "modbus"}
+    assert set(DRIVERS) == {"ble", "hl7", "modbus"}

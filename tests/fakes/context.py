@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from gateway.driver import Epochs, Kept
+from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError
 from gateway.model.decision import Lease
 from gateway.model.event import Event
@@ -88,6 +91,56 @@ class FakeOutbox:
         self.observations.extend(batch)
 
 
+class FakeJournal:
+    """Messages kept in memory, in order, the same key of a route once. ``full`` refuses promises as a full disk does.
+
+    ``held`` keeps a promise from being fulfilled until a test lets it: what is not durable must not be acknowledged.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.full = self.held = False
+        self.waiting: list[Callable[[], None]] = []
+
+    def keep(self, route: str, key: bytes, body: bytes, answer: bytes, received: Instant) -> asyncio.Future[bytes]:
+        """Store a message."""
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def write() -> None:
+            if done.cancelled():
+                return
+            if self.full:
+                done.set_exception(UnavailableError("the disk is full", "make room"))
+                return
+            known = next((r for r in self.rows if (r["route"], r["key"]) == (route, key)), None)
+            if known is None:
+                known = {"id": len(self.rows) + 1, "route": route, "key": key, "body": body, "answer": answer, "at": received}
+                self.rows.append(known | {"state": "waiting"})
+            done.set_result(known["answer"])
+
+        if self.held:
+            self.waiting.append(write)
+        else:
+            asyncio.get_running_loop().call_soon(write)
+        return done
+
+    def release(self) -> None:
+        """Fulfil what was held."""
+        self.held = False
+        for write in self.waiting:
+            write()
+        self.waiting.clear()
+
+    async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
+        """The oldest that wait."""
+        found = [r for r in self.rows if r["route"] == route and r["state"] == "waiting" and r["id"] > after]
+        return [Kept(r["id"], r["body"], r["at"]) for r in found[:limit]]
+
+    def settle(self, message_id: int, refused: str = "") -> None:
+        """Delivered, or kept aside."""
+        self.rows[message_id - 1]["state"] = refused or "delivered"
+
+
 class FakeContext:
     """What a driver is given in a test: ``events`` in order, ``grants`` by device, ``outbox``, ``clock``."""
 
@@ -95,6 +148,9 @@ class FakeContext:
         self.clock = FakeClock()
         self.log = logging.getLogger(f"test.{name}")
         self.outbox = FakeOutbox()
+        self.journal = FakeJournal()
+        self.gateway_id = "gw-test"
+        self.epochs: Epochs = EpochChain(2.0, secrets.token_bytes, 64)
         self.events: list[Event] = []
         self.grants: dict[str, FakeGrant] = {}
         self.tls_contexts: dict[str, ssl.SSLContext] = {}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from gateway.errors import RefusedError, UnavailableError
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
-from gateway.model.device import DeviceState
+from gateway.model.device import Bond, DeviceState
 from gateway.model.effect import Record
 from gateway.model.event import ServiceWindow
 from gateway.model.instant import Instant
@@ -84,6 +84,7 @@ class FakeKeeper:
         self.references: dict[str, References] = {}
         self.vetoes: set[tuple[str, str]] = set()
         self.states: dict[str, DeviceState] = {}
+        self.bonds: dict[str, Bond] = {}
 
     async def adopt(self, device_id: str, references: References) -> None:
         """Keep references."""
@@ -96,6 +97,10 @@ class FakeKeeper:
     async def keep_state(self, device_id: str, state: DeviceState, service: ServiceWindow | None) -> None:
         """Keep a state."""
         self.states[device_id] = state
+
+    async def keep_bond(self, device_id: str, bond: Bond) -> None:
+        """Keep a bond."""
+        self.bonds[device_id] = bond
 
 
 class FakeCertifier:

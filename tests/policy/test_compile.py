@@ -45,7 +45,7 @@ V6 = {
     "bind6": [["ward0", "02:57:47:00:00:11", "fd77::11"]],
     "vital6": [["fd77::11", "fd77::100", "tcp", 6000]],
 }
-EMPTY = {f"{n}{v}": [] for n in ("port", "bind", "vital", "seen", "via") for v in (4, 6)} | {
+EMPTY = {f"{n}{v}": [] for n in ("port", "bind", "vital", "seen", "via", "uplink") for v in (4, 6)} | {
     f"rtl{k}_{v}": [] for k in range(4) for v in (4, 6)
 }
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import EvidenceError, MalformedError
 from gateway.model.evidence import Tier
-from gateway.model.profile import References, ReferenceValue, TrustAnchor
+from gateway.model.profile import TOKEN_KEY, References, ReferenceValue, TrustAnchor
 from gateway.verifier.appraise import appraise
 from gateway.verifier.psa import verify_psa
 from hil.psa import Component, PsaSigner
@@ -58,9 +58,32 @@ def test_every_changed_byte_of_the_rfcs_token_fails() -> None:
             verify_psa(token[:at] + bytes([token[at] ^ 0x01]) + token[at + 1 :], anchors_of_rfc())
 
 
-def test_a_mac_token_is_refused_by_name() -> None:
-    with pytest.raises(MalformedError, match="COSE_Mac0"):
-        verify_psa(bytes.fromhex(VECTORS["mac0"]["token"]), anchors_of_rfc())
+def shared_of_rfc(secret: bytes | None = None) -> TrustAnchor:
+    """The key that appendix A.2's token is made with."""
+    v = VECTORS["mac0"]
+    return TrustAnchor(bytes.fromhex(v["ueid"]), b"", shared=TOKEN_KEY, secret=bytes.fromhex(v["key"]) if secret is None else secret)
+
+
+def test_the_mac_token_of_rfc_9783() -> None:
+    token = bytes.fromhex(VECTORS["mac0"]["token"])
+    claims, anchor = verify_psa(token, (*anchors_of_rfc(), shared_of_rfc()))
+    assert anchor.shared == TOKEN_KEY
+    assert claims.ueid.hex() == VECTORS["mac0"]["ueid"]
+    for at in range(len(token)):
+        with pytest.raises(EvidenceError):
+            verify_psa(token[:at] + bytes([token[at] ^ 0x01]) + token[at + 1 :], (shared_of_rfc(),))
+
+
+def test_a_mac_token_without_its_key_is_nobodys() -> None:
+    token = bytes.fromhex(VECTORS["mac0"]["token"])
+    for secret in (b"", b"short", bytes(64)):
+        with pytest.raises(EvidenceError):
+            verify_psa(token, (shared_of_rfc(secret),))
+    public = TrustAnchor(shared_of_rfc().instance, anchors_of_rfc()[0].spki)
+    with pytest.raises(EvidenceError, match="not this device's"):  # a public key never checks a MAC
+        verify_psa(token, (public,))
+    with pytest.raises(EvidenceError, match="not this device's"):  # nor a shared key a signature
+        verify_psa(GOOD, (TrustAnchor(DEVICE.ueid, b"", shared=TOKEN_KEY, secret=DEVICE.spki),))
 
 
 # --- the bench's device ---

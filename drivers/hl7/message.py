@@ -1,0 +1,119 @@
+"""PURE. HL7 v2 messages as bytes: strict checks, fields by number, nothing decoded and nothing rewritten.
+
+What passes here is read the same way by every receiver: one MSH, at the start; segments end with CR and nothing else; five
+separators that differ. Sources: HL7 v2.6 chapter 2, sections 2.5 (delimiters), 2.14.9 (MSH), table 0211 (character sets).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from gateway.errors import MalformedError
+
+MAX_CONTROL_ID = 199  # MSH-10, v2.6
+_NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
+_MSH_FIELDS = 25  # v2.6 ends with MSH-25; what follows is not looked at
+_FORBIDDEN = (b"\n", b"\0", b"\x0b", b"\x1c")  # a line feed hides segments from those who split at CR, the others end strings
+_LATIN = (b"8859/1", b"8859/2", b"8859/3", b"8859/4", b"8859/5", b"8859/6", b"8859/7", b"8859/8", b"8859/9", b"8859/15")
+# MSH-18 -> codec. Only supersets of ASCII: in any other, a letter can look like a separator. Empty: the bytes are not judged.
+CODECS = {b"": "", b"ASCII": "ascii", b"UNICODE UTF-8": "utf-8"} | {n: f"iso{n.decode().replace('/', '-')}" for n in _LATIN}
+
+
+class Message:
+    """A message that was checked. ``raw`` is what came; fields are bytes as they stand, escapes included."""
+
+    __slots__ = ("component", "field_separator", "lines", "msh", "raw", "separators")
+
+    def __init__(self, raw: bytes, msh: list[bytes], lines: list[bytes]) -> None:
+        self.raw, self.msh, self.lines = raw, msh, lines
+        self.separators = raw[3:8]
+        self.field_separator, self.component = raw[3:4], raw[4:5]
+
+    def header(self, number: int) -> bytes:
+        """MSH-``number``, 2 or more; empty when absent."""
+        return self.msh[number - 1] if number <= len(self.msh) else b""
+
+    @property
+    def control_id(self) -> bytes:
+        """MSH-10."""
+        return self.msh[9]
+
+    @property
+    def kind(self) -> tuple[bytes, bytes]:
+        """(message code, trigger event) of MSH-9, for example (b"ORU", b"R01")."""
+        parts = self.msh[8].split(self.component, 2)
+        return parts[0], parts[1] if len(parts) > 1 else b""
+
+    def segments(self, name: bytes) -> list[bytes]:
+        """The segments called ``name``, in order."""
+        start = name + self.field_separator
+        return [s for s in self.lines if s.startswith(start)]
+
+    def field(self, segment: bytes, number: int) -> bytes:
+        """Field ``number`` of a segment (not of MSH); empty when absent."""
+        parts = segment.split(self.field_separator, number + 1)
+        return parts[number] if number < len(parts) else b""
+
+
+def parse(raw: bytes) -> Message:
+    """Check one message. Raises MalformedError with the first thing that is wrong."""
+    message = parse_header(raw)
+    for byte in _FORBIDDEN:
+        if byte in raw:
+            raise MalformedError(f"byte 0x{byte[0]:02x} inside a message", "end segments with CR only")
+    lines = message.lines
+    if lines.pop() or not lines:
+        raise MalformedError("a last segment without CR at its end", "end every segment with CR")
+    for start in {line[:4] for line in lines}:
+        if not _names(start, message.field_separator):
+            raise MalformedError(f"a segment called {start[:3]!r}", "a name is a capital letter and two capitals or digits")
+    if b"\rMSH" in raw:
+        raise MalformedError("a second MSH in one message", "send each message in its own frame")
+    if not message.kind[0]:
+        raise MalformedError("no message type (MSH-9)", "say what it is")
+    _check_characters(message)
+    return message
+
+
+def parse_header(raw: bytes) -> Message:
+    """As much as an answer needs: separators, MSH and a control id. Says nothing of the rest."""
+    if raw[:3] != b"MSH":
+        raise MalformedError("a message that does not begin with MSH", "batches and fragments are not taken")
+    lines = raw.split(b"\r")
+    first = lines[0]
+    msh = first.split(raw[3:4], _MSH_FIELDS) if len(raw) > 8 else []
+    if len(msh) < 12 or not _separate(raw[3:4] + msh[1]):
+        raise MalformedError(
+            "an MSH without its fields up to MSH-12, or with separators that are not distinct",
+            "send MSH|^~\\&| and all mandatory fields",
+        )
+    if not 0 < len(msh[9]) <= MAX_CONTROL_ID or b"\n" in first or b"\0" in first:
+        raise MalformedError("no usable control id (MSH-10)", f"give each message one, of 1 to {MAX_CONTROL_ID} bytes")
+    return Message(raw, msh, lines)
+
+
+@lru_cache(64)
+def _separate(separators: bytes) -> bool:
+    """Five, or six since v2.7, that differ and are neither letter, digit nor space: names and numbers are not cut by them."""
+    good = all(0x21 <= b <= 0x7E and not chr(b).isalnum() for b in separators)
+    return good and 5 <= len(separators) <= 6 and len(set(separators)) == len(separators)
+
+
+@lru_cache(1024)
+def _names(start: bytes, field_separator: bytes) -> bool:
+    """Whether a segment's first four bytes are a name and what may follow one."""
+    return _NAME.fullmatch(start[:3]) is not None and start[3:] in (b"", field_separator)
+
+
+def _check_characters(message: Message) -> None:
+    codec = ""
+    for i, name in enumerate(message.header(18).split(message.raw[5:6])):
+        if name not in CODECS:
+            raise MalformedError(f"character set {name[:20]!r} (MSH-18)", "use ASCII, 8859/n or UNICODE UTF-8")
+        codec = codec if i else CODECS[name]
+    if codec in ("ascii", "utf-8") and not message.raw.isascii():
+        try:
+            message.raw.decode(codec)
+        except UnicodeDecodeError:
+            raise MalformedError(f"bytes that are not {codec}, as MSH-18 says", "say which character set it is") from None

@@ -1,0 +1,284 @@
+"""A device's side of the relay: one connection, one message at a time, each checked and judged when its turn comes.
+
+A route acknowledges ``end_to_end`` (the receiver's own answer, byte for byte; none in time: AE, so that a monitor's alarm for a
+lost central station works) or ``stored`` (our answer, once it is on disk). Nothing else is ever written to a receiver than the
+bytes of a message that passed. Refuses to know what a message says of a patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+
+from drivers.hl7 import mllp
+from drivers.hl7.ack import Verdict, acknowledge, follows, is_ack, is_due, read_ack
+from drivers.hl7.fingerprint import identity
+from drivers.hl7.message import Message, parse, parse_header
+from drivers.hl7.route import Route, duplicate_key
+from drivers.hl7.settings import Settings
+from drivers.hl7.upstream import Upstream, connect
+from drivers.redirect import bound
+from gateway.driver import Clock, JournalPort
+from gateway.errors import MalformedError, WardgateError
+
+MAX_PIPELINED = 16  # messages that wait behind the one being answered; MLLP senders have one under way
+PARTIAL_S = 10.0  # a message that began must be whole by then
+_SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a sender that does not read
+_LATER = 16  # application acknowledgements that may still come, in enhanced mode
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every connection needs: settings, clock, the journal, counting, tasks, and waking a stored route."""
+
+    settings: Settings
+    clock: Clock
+    journal: JournalPort
+    note: Callable[[str, str, str], None]
+    task: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    stored: Callable[[Route], None]
+
+
+class ClientLink(asyncio.Protocol):
+    """One connection from a device, or toward one."""
+
+    def __init__(self, route: Route, services: Services) -> None:
+        self._route, self._link, self._services, self._settings = route, route.link, services, services.settings
+        self._decoder = mllp.Decoder(services.settings.max_message)
+        self._queue: deque[bytes] = deque()
+        self._open = self._paused = self._busy = self._working = self._congested = False
+        self._held: Message | None = None  # says something of its sender that is not known yet
+        self._asked: Message | None = None  # with the receiver
+        self._up: Upstream | None = None
+        self._later: deque[bytes] = deque(maxlen=_LATER)  # control ids whose application acknowledgement may come
+        self._owed: deque[bytes] = deque(maxlen=_LATER)  # application acknowledgements that the device may acknowledge
+        self._deadline_s = self._partial_s = float("inf")
+        self._loop = asyncio.get_running_loop()
+
+    # --- asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._link.join(self):
+            self._note("too-many-connections", "it has too many connections")
+            self._transport.abort()
+            return
+        bound(transport.get_extra_info("socket"), _SEND_BUFFER)
+        self._open = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self._open:
+            return
+        try:
+            self._queue.extend(self._decoder.feed(data))
+        except MalformedError as e:
+            self._note("malformed", f"a sender broke MLLP: {e.what}; its connection was closed")
+            self.close()
+            return
+        if not self._decoder.partial:
+            self._partial_s = float("inf")
+        elif self._partial_s == float("inf"):
+            self._partial_s = self._loop.time() + PARTIAL_S
+        self._work()
+
+    def pause_writing(self) -> None:
+        self._congested = True  # a sender that does not read its answers gets no more
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._work()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._shut()
+
+    def close(self) -> None:
+        """Let it go; answers already written are still sent."""
+        self._shut()
+        self._transport.close()
+
+    def _shut(self) -> None:
+        if self._open:
+            self._open = False
+            self._queue.clear()
+            self._held = self._asked = None
+            if self._up is not None:
+                self._up.close()
+            self._link.leave(self)
+
+    def tick(self, now_s: float) -> None:
+        """What took too long: a half message closes; a held or an unanswered one is answered AE."""
+        if now_s > self._partial_s:
+            self._note("malformed", f"a sender left a message unfinished for {PARTIAL_S:g} s; its connection was closed")
+            self.close()
+        elif now_s > self._deadline_s:
+            if self._held is not None:
+                held, self._held = self._held, None
+                self._refuse(held, Verdict.ERROR, "unattested", "a message from a sender that is not attested yet was not relayed")
+            elif self._up is not None:
+                self._up.poison(f"the receiver did not answer in {self._settings.answer_s:g} s")
+
+    # --- messages, one at a time ---
+
+    def _work(self) -> None:
+        """Take messages until one has to wait for somebody."""
+        if self._working:
+            return
+        self._working = True
+        while self._open and self._queue and not self._busy and not self._congested:
+            self._busy = True
+            self._take(self._queue.popleft())
+        self._working = False
+        full = len(self._queue) >= MAX_PIPELINED
+        if self._open and full is not self._paused:
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            message = parse(raw)
+        except MalformedError as e:
+            self._malformed(raw, e)
+            return
+        if self._owed and is_ack(message):
+            self._pass_ack(message)
+        elif self._route.from_device and not self._link.knows(identity(message)):
+            self._held, self._deadline_s = message, self._loop.time() + self._settings.hold_s
+        else:
+            self._judge(message)
+
+    def resume(self) -> None:
+        """Evidence was handed in: what is held may be known now."""
+        if self._held is not None and self._link.knows(identity(self._held)):
+            held, self._held = self._held, None
+            self._judge(held)
+
+    def _judge(self, message: Message) -> None:
+        judgement = self._link.judge(self._route.function, message)
+        if not judgement.passes:
+            verdict = Verdict.REJECT if judgement.never else Verdict.ERROR
+            self._refuse(message, verdict, judgement.code, judgement.text)
+        elif self._route.stored:
+            self._store(message)
+        else:
+            self._relay(message)
+
+    def _malformed(self, raw: bytes, error: MalformedError) -> None:
+        """Refused as AR when it says whom to answer; otherwise the sender is out of step."""
+        try:
+            header = parse_header(raw)
+        except MalformedError:
+            self._note("malformed", f"a sender sent {error.what}; its connection was closed")
+            self.close()
+            return
+        self._refuse(header, Verdict.REJECT, "malformed", f"a malformed message was refused: {error.what}")
+
+    def _refuse(self, message: Message, verdict: Verdict, code: str, text: str) -> None:
+        self._note(code, text)
+        self._finish(self._answer(message, verdict, text))
+
+    def _answer(self, message: Message, verdict: Verdict, text: str = "") -> bytes | None:
+        now = self._services.clock.now()
+        at = now.utc().strftime("%Y%m%d%H%M%S+0000").encode()
+        return acknowledge(message, verdict, text.encode("ascii", "replace"), at, b"WG%x" % now.utc_ns)
+
+    def _finish(self, answer: bytes | None) -> None:
+        """The message is done with; the next one may come."""
+        self._busy, self._asked, self._deadline_s = False, None, float("inf")
+        if self._open and answer:
+            self._transport.write(mllp.encode(answer))
+        self._work()
+
+    def _note(self, code: str, text: str) -> None:
+        self._services.note(self._route.link.device_id, code, text)
+
+    # --- stored ---
+
+    def _store(self, message: Message) -> None:
+        """On disk first, then the answer; for one that is there already, the answer that was given then."""
+        answer = self._answer(message, Verdict.ACCEPT) or b""
+        now = self._services.clock.now()
+        kept = self._services.journal.keep(self._route.name, duplicate_key(message), message.raw, answer, now)
+        kept.add_done_callback(functools.partial(self._is_stored, message))
+
+    def _is_stored(self, message: Message, kept: asyncio.Future[bytes]) -> None:
+        error = kept.exception() if not kept.cancelled() else None
+        if isinstance(error, WardgateError):
+            self._refuse(message, Verdict.ERROR, "not-stored", f"a message could not be stored: {error.what}")
+        elif error is not None or kept.cancelled():
+            self._refuse(message, Verdict.ERROR, "not-stored", "a message could not be stored")
+        else:
+            self._services.stored(self._route)
+            self._finish(kept.result())
+
+    # --- end to end ---
+
+    def _relay(self, message: Message) -> None:
+        self._asked = message
+        if self._up is not None and self._up.open:
+            self._send(self._up, message)
+        else:
+            self._services.task(functools.partial(self._connect, message))
+
+    async def _connect(self, message: Message) -> None:
+        s = self._settings
+        try:
+            up = await connect(self._route.endpoint, s.max_message, s.connect_s, self._heard, self._lost)
+        except WardgateError as e:
+            self._lost(e.what)
+            return
+        if not self._open:
+            up.close()
+            return
+        self._up = up
+        self._send(up, message)
+
+    def _send(self, up: Upstream, message: Message) -> None:
+        up.send(mllp.encode(message.raw))
+        if is_due(message):
+            self._deadline_s = self._loop.time() + self._settings.answer_s
+            return
+        self._later.append(message.control_id)
+        self._finish(None)
+
+    def _heard(self, raw: bytes) -> None:
+        """A receiver's message: the answer that is waited for, or a later application acknowledgement. Anything else ends it."""
+        up = self._up
+        try:
+            ack = read_ack(raw)
+        except MalformedError as e:
+            if up is not None:
+                up.poison(f"the receiver answered with {e.what}")
+            return
+        asked = self._asked
+        if asked is not None and ack.control_id == asked.control_id:
+            if follows(asked):
+                self._later.append(ack.control_id)
+            self._finish(raw)
+        elif ack.control_id in self._later:
+            self._later.remove(ack.control_id)
+            self._owed.append(parse_header(raw).control_id)
+            self._transport.write(mllp.encode(raw))
+        elif up is not None:
+            up.poison("the receiver answered something that was not asked")
+
+    def _lost(self, why: str) -> None:
+        """No receiver: the sender hears AE for what is under way, at once."""
+        self._up = None
+        self._later.clear()
+        if self._asked is not None:
+            self._refuse(self._asked, Verdict.ERROR, "receiver-lost", f"not delivered: {why}")
+
+    def _pass_ack(self, message: Message) -> None:
+        """The device acknowledges a receiver's application acknowledgement (enhanced mode)."""
+        of = message.field(message.segments(b"MSA")[0], 2)
+        if of in self._owed and self._up is not None and self._up.open:
+            self._owed.remove(of)
+            self._up.send(mllp.encode(message.raw))
+        self._finish(None)

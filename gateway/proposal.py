@@ -1,0 +1,99 @@
+"""A proposed device, from an operator's command and the maker's endorsement: checked, with its shared keys set apart.
+
+The endorsement is JSON, everything in hex: ``ueid``; ``spki``, or keys shared with this very gateway (``gateway``, ``token-key``,
+``beacon-key``); ``implementation-id``; ``components`` and perhaps ``signers`` by type. Refuses to store anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.errors import InputError
+from gateway.model.device import Binding, Bus, Device
+from gateway.model.event import OperatorCommand
+from gateway.model.evidence import EvidenceClass
+from gateway.model.profile import BEACON_KEY, TOKEN_KEY, Profile, Provenance, References, ReferenceValue, TrustAnchor
+
+_SHARED = {"token-key": TOKEN_KEY, "beacon-key": BEACON_KEY}
+_KEY_BYTES = 32  # HKDF-SHA256's output for each use
+_MEASURED = (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC, EvidenceClass.BEACON)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What is to be stored, and where: ``shared`` in the key store and nowhere else, the passkey beside the device."""
+
+    device: Device
+    passkey: int | None
+    references: References
+    shared: Mapping[str, bytes]
+
+
+def propose(device_id: str, a: Mapping[str, str], profile: Profile, gateway_id: str) -> Proposal:
+    """A proposed device from a command's arguments. Raises InputError naming what does not fit."""
+    try:
+        addresses = tuple(x for x in a.get("addresses", "").split(",") if x)
+        binding = Binding(a["port"], a["mac"].lower(), addresses) if a.get("port") or a.get("mac") else None
+        device = Device(
+            device_id, a.get("name") or device_id, Bus(a.get("bus", "")), a["profile"], a.get("address", ""), binding=binding
+        )
+        passkey = int(a["passkey"]) if a.get("passkey") else None
+    except (ValueError, KeyError) as e:
+        raise InputError(f"{device_id}: {e}", "see `wardgate device add --help`") from None
+    if device.bus is not Bus.BLE and binding is None:
+        raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
+    target = next((t.name for t in profile.targets if t.evidence_class in _MEASURED), "")
+    references, shared = _endorsement(a.get("endorsement", ""), target, gateway_id)
+    return Proposal(device, passkey, references, shared)
+
+
+def without_secrets(command: OperatorCommand) -> OperatorCommand:
+    """The command as the record keeps it: no password, no passkey, no shared key."""
+    kept = []
+    for name, value in command.arguments:
+        if name == "endorsement":
+            value = json.dumps({k: v for k, v in _json(value).items() if k not in _SHARED}) if value else ""
+        if name != "passkey":
+            kept.append((name, value))
+    return replace(command, secret="", arguments=tuple(kept))
+
+
+def _endorsement(text: str, target: str, gateway_id: str) -> tuple[References, dict[str, bytes]]:
+    if not text:
+        return References(), {}
+    data = _json(text)
+    try:
+        ueid = bytes.fromhex(data["ueid"])
+        anchors = [TrustAnchor(ueid, bytes.fromhex(data["spki"]))] if "spki" in data else []
+        shared = {use: bytes.fromhex(data[name]) for name, use in _SHARED.items() if name in data}
+        anchors += [TrustAnchor(ueid, b"", shared=use) for use in shared]
+        named = {"implementation-id": data["implementation-id"], **{f"component:{k}": v for k, v in data["components"].items()}}
+        named |= {f"signer:{k}": v for k, v in data.get("signers", {}).items()}
+        values = tuple(ReferenceValue(target, n, bytes.fromhex(v), Provenance.MAKER, countersigned=True) for n, v in named.items())
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        # never the text of the error alone: it may repeat what stood in place of a key
+        raise InputError(
+            f"the endorsement does not parse ({type(e).__name__})",
+            "ask the maker for ueid, spki or this gateway's keys, implementation-id, components",
+        ) from None
+    if not anchors:
+        raise InputError("the endorsement holds no key", "ask the maker for spki, or for this gateway's token-key or beacon-key")
+    if any(len(key) != _KEY_BYTES for key in shared.values()):
+        raise InputError(f"a key shared with a device is {_KEY_BYTES} bytes", "ask the maker for keys made for this gateway")
+    if shared and data.get("gateway") != gateway_id:
+        made_for = str(data.get("gateway", "nobody"))[:63]
+        raise InputError(f"the endorsement's keys were made for gateway {made_for!r}, not {gateway_id!r}", "ask for this gateway's")
+    return References(tuple(anchors), values), shared
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise InputError("the endorsement is no JSON object", "give the file that the maker sent")
+    return data

@@ -1,0 +1,89 @@
+"""The way out: readings labelled and stored, alarms and decisions announced, all of it carried to the broker when there is one.
+
+Composes the outbox and the uplink. Refuses to know where readings come from and what a level means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.model.certificate import CertificateId
+from gateway.model.effect import Send
+from gateway.model.event import PartChanged
+from gateway.model.instant import Instant
+from gateway.model.level import TrustLevel
+from gateway.model.observation import Observation
+from gateway.model.outbox import OutboxView
+from gateway.store.outbox import Outbox
+from gateway.supervisor import Supervisor
+from gateway.uplink.announcer import Announcer
+from gateway.uplink.sender import Sender
+
+
+class WayOut:
+    """``gateway.driver.OutboxPort`` for drivers; ``announce`` for the conductor; ``look`` and ``retry`` for people."""
+
+    def __init__(
+        self,
+        config: Config,
+        outbox: Outbox,
+        clock: Clock,
+        *,
+        certificate: Callable[[str, Instant], CertificateId | None],
+        told: Callable[[PartChanged], None],
+        vouch: Callable[[bytes], None],
+    ) -> None:
+        """``certificate(device_id, at)``: which one was in force; ``vouch`` gets the SPKI of the client's key."""
+        self._outbox, self._certificate = outbox, certificate
+        self._announcer = Announcer(outbox)
+        self._sender: Sender | None = None
+        if config.uplink.host:
+            self._sender = Sender(config.uplink, config.gateway.id, outbox, clock, told=told, vouch=vouch)
+        self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
+
+    async def put(self, batch: Sequence[Observation]) -> None:
+        """Label a batch with its certificates, show it, store it; returns when it is durable."""
+        labelled = [self._label(o) for o in batch]
+        self.watch(labelled)
+        await self._outbox.put(labelled)
+
+    def _label(self, o: Observation) -> Observation:
+        """Data that is not trusted has no certificate, even while an older one has not expired."""
+        if o.level is None or o.level is TrustLevel.NONE:
+            return o
+        found = self._certificate(o.device_id, o.taken_at)
+        return replace(o, certificate=found) if found else o
+
+    def announce(self, effect: Send, at: Instant) -> None:
+        """Put an alarm or a decision on its way; returns at once."""
+        self._announcer.send(effect, at)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Run what carries."""
+        supervisor.keep("announce", self._announcer.run)
+        if self._sender is not None:
+            supervisor.keep("uplink", self._sender.run)
+
+    async def look(self) -> OutboxView:
+        """All of it for people."""
+        if self._sender is None:
+            return await self._outbox.look(up=False, state="no broker is configured ([uplink] in wardgate.toml); everything waits")
+        return await self._outbox.look(up=self._sender.up, state=self._sender.sentence)
+
+    async def waiting(self) -> int:
+        """Readings that have not left."""
+        return await self._outbox.pending()
+
+    async def retry(self) -> int:
+        """Send dead letters again; returns how many."""
+        return await self._outbox.revive()
+
+    async def close(self) -> None:
+        """Store what is still in hand and take no more."""
+        try:
+            await self._announcer.close()
+        finally:
+            await self._outbox.close()

@@ -1,0 +1,1 @@
+"""The uplink: against values, a real Mosquitto and hostile brokers."""
