@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.driver import Epoch
+from gateway.model.epoch import Epoch
 from gateway.model.instant import NS_PER_S, Instant
 from gateway.verifier.beacon import EPOCH_BYTES, earlier
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from hil.ble import BleBench
 from hil.control import ask
-from hil.network import TABLE_FILE, Ward
+from hil.network import ATTACKER, MONITOR, PUMP, TABLE_FILE, Ward
 from hil.process import BenchError, Process, start
 from hil.tpm import Swtpm
 
@@ -34,6 +34,7 @@ TOP = Path(__file__).resolve().parent.parent
 BIN = TOP / ".venv" / "bin"
 WARDGATE_UID, ENFORCER_UID = 61001, 61002
 TPM_PORT, CA_PORT = 24321, 24380
+LIVE_PORT, RESULTS_PORT = 2575, 2576
 PASSWORD = "correct horse battery staple"  # of every account on the bench; a bench has no secrets
 PEOPLE = (("biomed-1", "biomed"), ("biomed-2", "biomed"))
 
@@ -162,10 +163,19 @@ class Bench:
             self._spawn(
                 role, "hil.hospital", role, "--ctl", str(self.ctl / f"{role}.sock"), "--target", f"{address}:{port}", netns=hospital
             )
+        self._hl7()
         return (
-            "an infusion pump and its clients",
-            f"control, maintenance and monitoring; clients at {clients[0]} dial the pump's own address",
+            "an infusion pump and its clients, a bedside monitor and its receiver",
+            f"control, maintenance and monitoring; clients at {clients[0]} dial the pump's own address; the monitor dials HL7",
         )
+
+    def _hl7(self) -> None:
+        central = self.rig["hospital"]["central"][0]
+        ports = ["--port", str(LIVE_PORT), "--port", str(RESULTS_PORT)]
+        ctl = self.ctl / "hl7-receiver.sock"
+        self._spawn("hl7-receiver", "hil.receiver", "--ctl", str(ctl), *ports, netns=self.ns("hosp"))
+        where = ["--live", f"{central}:{LIVE_PORT}", "--results", f"{central}:{RESULTS_PORT}"]
+        self._spawn("monitor-1", "hil.monitor", "--ctl", str(self.ctl / "monitor-1.sock"), *where, netns=self.ns(MONITOR.name))
 
     def _firewall(self) -> tuple[str, str]:
         assert self.ward
@@ -211,12 +221,12 @@ class Bench:
         )
 
     def _make_ward(self) -> Ward:
-        return Ward(self.prefix, directory=self.policy_state)
+        return Ward(self.prefix, directory=self.policy_state, positions=(PUMP, MONITOR, ATTACKER))
 
     def _drivers(self) -> str:
         """The drivers' part of wardgate.toml."""
         assert self.ble
-        return f'[drivers.ble]\nbus = "{self.ble.bus_address}"\n[drivers.modbus]\nlisten_port = 15502\n'
+        return f'[drivers.ble]\nbus = "{self.ble.bus_address}"\n[drivers.modbus]\nlisten_port = 15502\n[drivers.hl7]\n'
 
     def _enforcement(self) -> tuple[str, str]:
         gw, table = self.ns("gw"), ["--table-file", TABLE_FILE]
@@ -261,7 +271,8 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            endorsement.write_text(json.dumps(ask(self.ctl / f"{device_id}.sock", "reference")["reference"]))
+            reference = ask(self.ctl / f"{device_id}.sock", "reference")["reference"]
+            endorsement.write_text(json.dumps(reference))
             argv = [
                 "device",
                 "add",
@@ -275,12 +286,12 @@ class Bench:
                 "--name",
                 p["label"],
             ]
-            argv += ["--endorsement", str(endorsement)]
+            argv += ["--endorsement", str(endorsement)] if reference else []
             argv += ["--passkey", str(p["passkey"])] if "passkey" in p else []
             argv += ["--port", p["port"], "--mac", p["mac"]] if "port" in p else []
             argv += [x for a in p.get("addresses", ()) for x in ("--ip", a)]
             self.wardgate(*argv)
-        return "two devices are proposed", "they get nothing until somebody accepts them"
+        return f"{len(self.positions)} devices are proposed", "they get nothing until somebody accepts them"
 
     # --- commands ---
 
@@ -345,6 +356,10 @@ class Bench:
     def ask(self, who: str, do: str, **arguments: object) -> dict[str, Any]:
         """Talk to a simulated device or a hospital client."""
         return ask(self.ctl / f"{who}.sock", do, **arguments)
+
+    def earns(self, device_id: str) -> int:
+        """The level that an honest device reaches with the evidence it has."""
+        return int(self.positions[device_id].get("level", 3))
 
     def mend(self, device_id: str) -> None:
         """A device as the hospital accepted it last."""

@@ -22,10 +22,16 @@ class BleBench:
     """Start what is needed, kill and restart any part of it. ``netns``: where everything runs."""
 
     def __init__(
-        self, directory: Path, netns: str | None = None, *, passkey: int | None = PASSKEY, advertising_ms: float = 250.0
+        self,
+        directory: Path,
+        netns: str | None = None,
+        *,
+        passkey: int | None = PASSKEY,
+        advertising_ms: float = 250.0,
+        patch: bool = True,
     ) -> None:
         self.directory, self._netns = directory, netns
-        self.passkey, self._advertising_ms = passkey, advertising_ms
+        self.passkey, self._advertising_ms, self._patch = passkey, advertising_ms, patch
         self.run, self.state, self.ctl, self.log = (directory / d for d in ("run", "state", "ctl", "log"))
         self.bus_socket, self.hci, self.patch_ctl = self.run / "bus.sock", self.run / "hci.sock", self.ctl / "patch-1.sock"
         self.processes: dict[str, Process] = {}
@@ -36,7 +42,7 @@ class BleBench:
         return f"unix:path={self.bus_socket}"
 
     def start(self) -> None:
-        """Start all four processes; each is usable when this returns."""
+        """Start the bus, the air, ``org.bluez`` and perhaps the patch; each is usable when this returns."""
         for d in (self.run, self.state, self.ctl, self.log):
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
@@ -44,8 +50,9 @@ class BleBench:
         self.hci.unlink(missing_ok=True)
         try:
             self.start_bus()
+            parts = [self.start_radio, self.start_bluez, *([self.start_patch] if self._patch else [])]
             with ThreadPoolExecutor() as pool:  # they wait for each other's sockets by themselves
-                for part in [pool.submit(f) for f in (self.start_radio, self.start_bluez, self.start_patch)]:
+                for part in [pool.submit(f) for f in parts]:
                     part.result()
         except BaseException:
             self.stop()
@@ -77,6 +84,18 @@ class BleBench:
         argv += ["--key", str(self.state / f"{name}.pem"), "--interval-ms", str(self._advertising_ms)]
         argv += ["--passkey", str(self.passkey)] if self.passkey is not None else []
         self._start(name, *argv, *more)
+
+    def start_wearable(self, kind: str, device: str, passkey: int | None, hci: Path | None = None) -> None:
+        """Start (again) a wearable (``patch``, ``oximeter``, ``beacon``) as ``device``; on another air with ``hci``."""
+        argv = ["-m", f"hil.{kind}", "--hci", str(hci or self.hci), "--ctl", str(self.ctl / f"{device}.sock")]
+        argv += ["--key", str(self.state / f"{device}.key"), "--interval-ms", str(self._advertising_ms)]
+        argv += ["--passkey", str(passkey)] if passkey is not None else []
+        self._start(device, *argv)
+
+    def start_tool(self, name: str, *argv: str) -> Process:
+        """Start something else on the air, a stranger for example."""
+        self._start(name, *argv)
+        return self.processes[name]
 
     def kill(self, name: str) -> None:
         """SIGKILL one part by its own id."""

@@ -6,12 +6,11 @@ token. Its heart is simulated beat by beat, with respiratory sinus arrhythmia an
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import math
 import random
-from pathlib import Path
+from argparse import Namespace
 
 from bumble import core, gatt
 from bumble.gatt import Characteristic, Service
@@ -19,7 +18,7 @@ from bumble.profiles.battery_service import BatteryService
 from bumble.profiles.device_information_service import DeviceInformationService
 
 from hil.psa import load_key, signer_of
-from hil.wearable import Wearable, live, open_host
+from hil.wearable import Wearable, arguments, live, open_host
 
 MODEL = "patch"
 
@@ -66,7 +65,7 @@ async def beat(wearable: Wearable, characteristic: gatt.Characteristic[bytes]) -
             logging.getLogger(__name__).warning("a notification was lost with its link")
 
 
-async def run(a: argparse.Namespace) -> None:
+async def run(a: Namespace) -> None:
     """Build the patch and let it live."""
     device, transport = await open_host(a.hci, a.name, a.address, a.key.with_suffix(".bonds"))
     rate: gatt.Characteristic[bytes] = Characteristic(
@@ -89,15 +88,7 @@ async def run(a: argparse.Namespace) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hci", type=Path, required=True, help="the radio's socket")
-    parser.add_argument("--ctl", type=Path, required=True, help="where the bench sends commands")
-    parser.add_argument("--key", type=Path, required=True, help="attestation key (PEM); made when absent")
-    parser.add_argument("--passkey", type=int, help="as on the label; without it the patch bonds just-works")
-    parser.add_argument("--address", default="C0:00:00:00:00:01")
-    parser.add_argument("--name", default="Patch CV2-000117")
-    parser.add_argument("--interval-ms", type=float, default=250.0, help="advertising interval")
-    a = parser.parse_args()
+    a = arguments(__doc__ or "", "C0:00:00:00:00:01", "Patch CV2-000117").parse_args()
     logging.basicConfig(level=logging.ERROR)
     asyncio.run(run(a))
 

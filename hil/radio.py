@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 
 from bumble import core, hci, ll
-from bumble.controller import Connection, Controller
+from bumble.controller import Connection, Controller, LegacyAdvertiser
 from bumble.link import LocalLink
 from bumble.transport.common import StreamPacketSink, StreamPacketSource
 
@@ -77,12 +77,33 @@ class Air(LocalLink):
         return other is not None and peer in other.le_connections
 
 
+class AirAdvertiser(LegacyAdvertiser):
+    """Advertises without being connectable too."""
+
+    def send_advertising_data(self) -> None:
+        """One advertising event."""
+        if self.enabled and self.advertising_type == hci.HCI_LE_Set_Advertising_Parameters_Command.AdvertisingType.ADV_NONCONN_IND:
+            self.controller.send_advertising_pdu(ll.AdvNonConnInd(self.address, self.advertising_data))
+        else:
+            super().send_advertising_data()
+
+
 class AirController(Controller):
     """A Controller that can cancel a pending connection, and speaks legacy advertising only (as real kernels expect of it)."""
 
     def __init__(self, name: str, air: Air, public_address: str) -> None:
         super().__init__(name, link=air, public_address=public_address)
         self.le_features &= ~_EXTENDED
+        self.le_legacy_advertiser = AirAdvertiser(self)
+
+    def on_ll_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
+        """Report a broadcast too; nobody connects to one."""
+        if not isinstance(packet, ll.AdvNonConnInd):
+            super().on_ll_advertising_pdu(packet)
+        elif self.le_scan_enable:
+            kind, at = hci.HCI_LE_Advertising_Report_Event, packet.advertiser_address
+            report = kind.Report(kind.EventType.ADV_NONCONN_IND, at.address_type, at, packet.data, -50)
+            self.send_hci_packet(kind([report]))
 
     def on_hci_le_create_connection_cancel_command(
         self, _command: hci.HCI_LE_Create_Connection_Cancel_Command

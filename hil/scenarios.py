@@ -114,7 +114,7 @@ def at_level(level: int) -> Callable[[dict[str, Any]], bool]:
 
 def trusted(bench: Bench) -> float:
     """Wait until every device is at the level it should earn; returns the seconds it took."""
-    return max(bench.await_device(d, at_level(3), 20, "at level 3")[1] for d in bench.positions)
+    return max(bench.await_device(d, at_level(bench.earns(d)), 20, f"at level {bench.earns(d)}")[1] for d in bench.positions)
 
 
 # --- the stories ---
@@ -153,6 +153,9 @@ def trusted_ward(bench: Bench) -> tuple[dict[str, float], str]:
     written = bench.ask("control", "write", register=20, value=55)
     check(passed(written), f"a legitimate write was not answered as it should be: {written}")
     check("0600140037" in writes(bench), "the write did not reach the pump")
+    flows(bench, "hl7-receiver")
+    vitals = bench.ask("monitor-1", "state")["live"]
+    check(vitals["last"] == "AA", f"the monitor's vitals are answered {vitals['last']}")
     reading = next((r for r in bench.device("patch-1")["readings"] if r["value"] is not None), None)
     check(reading is not None, "no heart rate arrived from the patch")
     bundle = bench.verify("patch-1")

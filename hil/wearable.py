@@ -6,10 +6,11 @@ bonds just-works. Knows nothing of what it measures: that is added by ``hil.patc
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from bumble.transport.common import Transport
 
 from drivers.ble import attestation
 from hil import control
-from hil.psa import PsaSigner
+from hil.gateways import Gateways
+from hil.psa import MacSigner, PsaSigner
 
 GARBAGE_BYTES = 1500  # three windows
 RADIO_S = 10.0  # patience with a radio that is still starting
@@ -78,10 +80,13 @@ class Counts:
 
 @dataclass
 class Wearable:
-    """One wearable. ``signer`` is its secure element as delivered; ``services`` are what it measures."""
+    """One wearable. ``signer`` is its secure element as delivered; ``services`` are what it measures.
+
+    ``gateways``: of a wearable with a device key, which derives keys for each of them.
+    """
 
     device: Device
-    signer: PsaSigner
+    signer: PsaSigner | MacSigner
     passkey: int | None
     services: Sequence[Service] = ()
     advertised: Sequence[UUID] = ()
@@ -89,12 +94,13 @@ class Wearable:
     counts: Counts = field(default_factory=Counts)
     mode: str = "honest"  # honest, replay, garbage
     present: bool = True
+    gateways: Gateways | None = None
 
     def __post_init__(self) -> None:
         self._genuine = self.signer.components
         self._evidence = b""
         self._offset = 0
-        self._previous = self.signer.token(bytes(attestation.NONCE_BYTES))
+        self._previous = b""
         self.device.pairing_config_factory = self._pairing
         for service in (*self.services, self._attestation()):
             self.device.add_service(service)
@@ -118,14 +124,28 @@ class Wearable:
         challenge = CharacteristicValue(write=self._on_challenge)
         window = CharacteristicValue(write=self._on_window)
         evidence = CharacteristicValue(read=self._on_read)
-        return Service(
-            UUID(attestation.SERVICE_UUID),
-            [
-                Characteristic(UUID(attestation.CHALLENGE_UUID), _P.WRITE, _ENCRYPTED_WRITE, challenge),
-                Characteristic(UUID(attestation.WINDOW_UUID), _P.WRITE, _ENCRYPTED_WRITE, window),
-                Characteristic(UUID(attestation.EVIDENCE_UUID), _P.READ, _ENCRYPTED_READ, evidence),
-            ],
-        )
+        characteristics: list[Characteristic[bytes]] = [
+            Characteristic(UUID(attestation.CHALLENGE_UUID), _P.WRITE, _ENCRYPTED_WRITE, challenge),
+            Characteristic(UUID(attestation.WINDOW_UUID), _P.WRITE, _ENCRYPTED_WRITE, window),
+            Characteristic(UUID(attestation.EVIDENCE_UUID), _P.READ, _ENCRYPTED_READ, evidence),
+        ]
+        if self.gateways is not None:
+            told = {attestation.GATEWAY_UUID: self.gateways.introduce, attestation.EPOCH_UUID: self.gateways.anchor}
+            characteristics += [Characteristic(UUID(u), _P.WRITE, _ENCRYPTED_WRITE, self._told(f)) for u, f in told.items()]
+        return Service(UUID(attestation.SERVICE_UUID), characteristics)
+
+    def _told(self, take: Callable[[str, bytes], None]) -> CharacteristicValue[bytes]:
+        async def write(connection: Connection, value: bytes) -> None:
+            await self._authenticated(connection)
+            take(str(connection.peer_address), bytes(value))
+
+        return CharacteristicValue(write=write)
+
+    def _token(self, connection: Connection, nonce: bytes) -> bytes:
+        if isinstance(self.signer, PsaSigner):
+            return self.signer.token(nonce)
+        assert self.gateways is not None
+        return self.signer.token(nonce, self.gateways.of(str(connection.peer_address)))
 
     async def trusts(self, connection: Connection) -> bool:
         """Whether the link is encrypted with a key good enough: one made with the passkey, where there is one."""
@@ -144,7 +164,8 @@ class Wearable:
         if len(value) != attestation.NONCE_BYTES:
             raise att.ATT_Error(attestation.ERROR_BAD_NONCE)
         self.counts.challenges += 1
-        fresh = self.signer.token(bytes(value))
+        fresh = self._token(connection, bytes(value))
+        self._previous = self._previous or self._token(connection, bytes(attestation.NONCE_BYTES))
         self._evidence = {"honest": fresh, "replay": self._previous, "garbage": os.urandom(GARBAGE_BYTES)}[self.mode]
         self._previous = fresh if self.mode == "honest" else self._previous
         self._offset = 0
@@ -203,6 +224,8 @@ class Wearable:
         """Lose all bonds, as after a reset to factory settings."""
         assert self.device.keystore is not None
         await self.device.keystore.delete_all()
+        if self.gateways is not None:
+            self.gateways.forget()
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One command of the bench."""
@@ -232,9 +255,9 @@ class Wearable:
                 await self.appear()
             case other:
                 raise ValueError(f"no such command: {other}")
-        return self._state()
+        return self._state(str(request.get("gateway", "")))
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, gateway: str = "") -> dict[str, Any]:
         links = list(self.device.connections.values())
         subscribed = any(cccd != b"\0\0" for c in self.device.gatt_server.subscribers.values() for cccd in c.values())
         return {
@@ -244,16 +267,19 @@ class Wearable:
             "present": self.present,
             "mode": self.mode,
             **vars(self.counts),
-            "reference": self.signer.reference(),
+            "reference": self.signer.reference(gateway),
         }
 
     async def notify(self, characteristic: gatt.Characteristic[bytes], value: bytes) -> None:
-        """Send a reading to every subscriber whose link it trusts."""
+        """Send a reading, as notification or indication, to every subscriber whose link it trusts."""
         for connection in list(self.device.connections.values()):
             cccd = self.device.gatt_server.subscribers.get(connection, {}).get(characteristic.handle, b"\0\0")
             if cccd != b"\0\0" and await self.trusts(connection):
                 self.counts.notifications += 1
-                await self.device.notify_subscriber(connection, characteristic, value)
+                if characteristic.properties & _P.INDICATE:
+                    await self.device.indicate_subscriber(connection, characteristic, value)
+                else:
+                    await self.device.notify_subscriber(connection, characteristic, value)
 
 
 async def live(wearable: Wearable, transport: Transport, ctl: Path, measure: Any) -> None:
@@ -272,3 +298,16 @@ async def live(wearable: Wearable, transport: Transport, ctl: Path, measure: Any
     if not transport.source.terminated.done():
         await asyncio.wait({asyncio.create_task(wearable.vanish())}, timeout=1.0)
     await transport.close()
+
+
+def arguments(about: str, address: str, name: str) -> argparse.ArgumentParser:
+    """The command line that every wearable has."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--hci", type=Path, required=True, help="the radio's socket")
+    parser.add_argument("--ctl", type=Path, required=True, help="where the bench sends commands")
+    parser.add_argument("--key", type=Path, required=True, help="its secret key; made when absent")
+    parser.add_argument("--passkey", type=int, help="as on the label; without it the wearable bonds just-works")
+    parser.add_argument("--address", default=address)
+    parser.add_argument("--name", default=name)
+    parser.add_argument("--interval-ms", type=float, default=250.0, help="advertising interval")
+    return parser

@@ -13,6 +13,9 @@ SERVICE_UUID = "77617264-6761-4e65-8001-617474657374"
 CHALLENGE_UUID = "77617264-6761-4e65-8002-617474657374"  # write: 32-byte nonce
 WINDOW_UUID = "77617264-6761-4e65-8003-617474657374"  # write: offset, uint16 big-endian
 EVIDENCE_UUID = "77617264-6761-4e65-8004-617474657374"  # read: total, offset (uint16 big-endian each), bytes
+GATEWAY_UUID = "77617264-6761-4e65-8005-617474657374"  # write: the gateway's id, UTF-8
+EPOCH_UUID = "77617264-6761-4e65-8006-617474657374"  # write: number's low byte, epoch id (12)
+ANNOUNCEMENT_UUID = "77617264-6761-4e65-8007-617474657374"  # service data of the gateway's advertisement: as EPOCH_UUID
 
 NONCE_BYTES = 32
 HEADER_BYTES = 4
@@ -20,6 +23,8 @@ WINDOW_BYTES = 512 - HEADER_BYTES
 ERROR_BAD_NONCE = 0x80  # application error: a challenge of another length
 ERROR_BAD_WINDOW = 0x81  # application error: an offset outside the evidence
 ERROR_NOTHING_YET = 0x82  # application error: read before any challenge
+ERROR_OTHER_GATEWAY = 0x83  # application error: this bond is another gateway's, or that gateway has another bond
+ERROR_NO_GATEWAY = 0x84  # application error: the device does not know yet which gateway this is
 
 
 class Collector:

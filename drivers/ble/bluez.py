@@ -17,6 +17,8 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, InvalidAddressError
 
 from drivers.ble.agent import CAPABILITY, PATH, PairingAgent
+from drivers.ble.announce import PATH as ANNOUNCEMENT_PATH
+from drivers.ble.announce import Announcement
 from gateway.errors import DeviceError, UnavailableError
 
 CALL_S = 5.0  # any method of bluetoothd but Pair and Connect answers at once or never
@@ -124,6 +126,28 @@ class Bluez:
                 if e.type != _ALREADY:  # registered before: this daemon only hung
                     remedy = "restart bluetooth.service"
                     raise UnavailableError(f"bluetoothd refused the pairing agent ({e.type})", remedy) from e
+
+    async def advertise(self, adapter: str, announcement: Announcement) -> None:
+        """Put our advertisement on the air, or leave it there. Raises UnavailableError when the adapter cannot."""
+        if self._bus is not None:
+            self._bus.export(ANNOUNCEMENT_PATH, announcement)
+        to = (_BLUEZ, f"/org/bluez/{adapter}", "org.bluez.LEAdvertisingManager1")
+        try:
+            await self._call(*to, "RegisterAdvertisement", "oa{sv}", [ANNOUNCEMENT_PATH, {}])
+        except DBusError as e:
+            if e.type != _ALREADY:
+                remedy = "use an adapter that can advertise; until then beacons need a connection each few epochs"
+                raise UnavailableError(f"the Bluetooth adapter cannot announce epochs ({e.type})", remedy) from e
+
+    async def silence(self, adapter: str, announcement: Announcement) -> None:
+        """Take our advertisement off the air; no error when it was not there."""
+        to = (_BLUEZ, f"/org/bluez/{adapter}", "org.bluez.LEAdvertisingManager1")
+        try:
+            await self._call(*to, "UnregisterAdvertisement", "o", [ANNOUNCEMENT_PATH])
+        except (DBusError, UnavailableError) as e:
+            self._log.debug("taking the advertisement away: %s", e)
+        if self._bus is not None:
+            self._bus.unexport(ANNOUNCEMENT_PATH, announcement)
 
     async def power(self, adapter: str) -> None:
         """Switch the adapter on. Raises UnavailableError naming what is wrong with it."""

@@ -15,16 +15,22 @@ from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakError
 
+from drivers.ble import beacon
+from drivers.ble.announce import Announcement
 from drivers.ble.bluez import CALL_S, Bluez, forget_bleak
 from drivers.ble.link import Air, Link
+from drivers.ble.listener import Listener
 from drivers.ble.sightings import Sightings
 from gateway.driver import Assignment, Context
 from gateway.errors import InputError, UnavailableError
 from gateway.model.event import DeviceSeen, EvidenceFailed, PartChanged
+from gateway.model.evidence import MediaType
 
 PART = "bluetooth"
 SCAN_S, REST_S = 6.0, 24.0  # once everybody is connected, the radio listens a fifth of the time
 WATCH_S = 10.0  # how often a silent org.bluez is asked whether it lives
+ANNOUNCING = "bluetooth-announcing"
+ANNOUNCE_S, ANNOUNCE_AGAIN_S = 1.0, 30.0  # how often it is looked at; after an adapter refused
 AGAIN_S = 2.0  # after a session that could not begin
 _MAX_PENDING = 32  # reports of unknown devices that wait for the engine
 
@@ -38,10 +44,12 @@ class BleDriver:
             raise InputError("the settings of the ble driver are not texts", "bus = a D-Bus address, adapter = hci0")
         self._context, self._bus_address, self._adapter = context, bus, adapter
         self._links: dict[str, Link] = {}
+        self._listeners: dict[str, Listener] = {}
         self._changed, self._stirred = asyncio.Event(), asyncio.Event()
         self._sightings = Sightings()
         self._seen: asyncio.Queue[DeviceSeen] = asyncio.Queue(_MAX_PENDING)
         self._part: tuple[bool, str] | None = None
+        self._announcing: bool | None = None
 
     # --- what the gateway calls ---
 
@@ -50,13 +58,14 @@ class BleDriver:
         links: dict[str, Link] = {}
         for a in assignments:
             old = self._links.get(a.device.id)
-            same = old is not None and (old.assignment.device.address, old.assignment.passkey) == (a.device.address, a.passkey)
+            same = old is not None and _key(old.assignment) == _key(a)
             if old is not None and same:
                 old.assignment = a
                 links[a.device.id] = old
             else:
-                links[a.device.id] = Link(self._context, a)
+                links[a.device.id] = Listener(self._context, a) if _only_advertises(a) else Link(self._context, a)
         self._links = links
+        self._listeners = {link.assignment.device.address: link for link in links.values() if isinstance(link, Listener)}
         self._sightings.expect(link.assignment.device.address for link in links.values())
         self._changed.set()
         self._stirred.set()
@@ -123,6 +132,7 @@ class BleDriver:
             group.create_task(self._scan(), name="ble-scan")
             group.create_task(self._report_seen(), name="ble-seen")
             group.create_task(self._watch_adapter(bluez), name="ble-watch")
+            group.create_task(self._announce(bluez), name="ble-announce")
             await self._keep_links(group, air)
 
     async def _keep_links(self, group: asyncio.TaskGroup, air: Air) -> None:
@@ -179,12 +189,42 @@ class BleDriver:
             await asyncio.sleep(WATCH_S)
             await bluez.power(self._adapter)
 
+    async def _announce(self, bluez: Bluez) -> None:
+        """Say on the air which epoch it is, as long as somebody listens; an adapter that cannot is told, and tried again."""
+        while True:
+            while not self._listeners:  # noqa: ASYNC110 - a device is added once in a while
+                await asyncio.sleep(ANNOUNCE_S)
+            epoch = self._context.epochs.current(self._context.clock.now())
+            announcement = Announcement(beacon.announcement(epoch))
+            try:
+                await bluez.advertise(self._adapter, announcement)
+                await self._told_announcing(True, "")
+                while self._listeners:
+                    left_s = epoch.until.seconds_since(self._context.clock.now())
+                    await asyncio.sleep(min(max(left_s, 0.0) + 0.001, ANNOUNCE_S))
+                    if (now := self._context.epochs.current(self._context.clock.now())) is not epoch:
+                        epoch = now
+                        announcement.show(beacon.announcement(epoch))
+            except UnavailableError as e:
+                await self._told_announcing(False, str(e))
+                await asyncio.sleep(ANNOUNCE_AGAIN_S)
+            finally:
+                await bluez.silence(self._adapter, announcement)
+
+    async def _told_announcing(self, up: bool, detail: str) -> None:
+        if self._announcing is not up:
+            self._announcing = up
+            await self._context.emit(PartChanged(ANNOUNCING, up=up, detail=detail))
+
     def _missing(self) -> bool:
-        return not all(link.up for link in self._links.values())
+        """Whether to listen all the time: somebody is away, or somebody only advertises."""
+        return bool(self._listeners) or not all(link.up for link in self._links.values())
 
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
-        now_s = self._context.clock.now().mono_ns / 1e9
-        seen = self._sightings.saw(device.address.upper(), data.local_name, data.service_uuids, now_s)
+        now, address = self._context.clock.now(), device.address.upper()
+        if (listener := self._listeners.get(address)) is not None:
+            listener.heard(data.manufacturer_data.values(), now)
+        seen = self._sightings.saw(address, data.local_name, data.service_uuids, now.mono_ns / 1e9)
         if seen is not None:
             with contextlib.suppress(asyncio.QueueFull):
                 self._seen.put_nowait(seen)
@@ -192,6 +232,16 @@ class BleDriver:
     async def _report_seen(self) -> None:
         while True:
             await self._context.emit(await self._seen.get())
+
+
+def _only_advertises(a: Assignment) -> bool:
+    """Whether a device proves itself by beacons alone."""
+    return bool(a.profile.targets) and all(t.media_type == MediaType.BEACON for t in a.profile.targets)
+
+
+def _key(a: Assignment) -> tuple[str, int | None, bool]:
+    """What a link is made for; with another it is another link."""
+    return a.device.address, a.passkey, _only_advertises(a)
 
 
 async def _serve(link: Link, air: Air) -> None:

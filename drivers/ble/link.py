@@ -39,8 +39,8 @@ SEEN_S = 10.0  # an advertisement this old still says that the device is near
 GRACE_S = 5.0  # how long after the start a device may be unseen before that is news
 BLIND_S = 60.0  # how often a bonded device that was not seen is tried all the same
 _BASE = "-0000-1000-8000-00805f9b34fb"
-_KINDS = {Bond.MITM: ChannelKind.BONDED_MITM, Bond.JUST_WORKS: ChannelKind.BONDED_JUST_WORKS}
-_BROKEN = (BleakError, UnavailableError, DeviceError, TimeoutError, OSError, EOFError)
+KINDS = {Bond.MITM: ChannelKind.BONDED_MITM, Bond.JUST_WORKS: ChannelKind.BONDED_JUST_WORKS}
+BROKEN = (BleakError, UnavailableError, DeviceError, TimeoutError, OSError, EOFError)
 
 
 class OutOfRangeError(DeviceError):
@@ -63,13 +63,14 @@ class Air:
 
 @dataclass
 class Live:
-    """One connection. ``proved``: evidence was read over it; ``gone``: it ended, or must."""
+    """One connection. ``proved``: evidence was read over it; ``introduced``: the device knows our name; ``gone``: it ended."""
 
     client: BleakClient
     air: Air
     bond: Bond
     gone: asyncio.Event
     proved: bool = False
+    introduced: bool = False
 
 
 class Link:
@@ -125,7 +126,7 @@ class Link:
             except OutOfRangeError as e:
                 early = self._told is None and asyncio.get_running_loop().time() - began_s < GRACE_S
                 detail = "" if early else str(e)
-            except _BROKEN as e:
+            except BROKEN as e:
                 detail = str(e) if isinstance(e, WardgateError) else f"connecting failed ({type(e).__name__})"
             except Exception:
                 self._context.log.exception("%s: a fault of ours; the link is made anew", self._id)
@@ -212,10 +213,10 @@ class Link:
     # --- readings ---
 
     def _allowed(self, now: Instant) -> tuple[TrustLevel, frozenset[str]]:
-        """The level now, and the characteristics that may notify at it."""
+        """The level now, and the characteristics whose values may be taken at it."""
         lease = self._context.grant(self._id).current(now)
         rules = (r for r in lease.rules if isinstance(r, GattRule) and r.access == "notify" and r.level <= lease.level)
-        return lease.level, frozenset(long_uuid(r.characteristic) for r in rules) & PARSERS.keys()
+        return lease.level, frozenset(long_uuid(r.characteristic) for r in rules)
 
     def _notified(self, characteristic: BleakGATTCharacteristic, data: bytearray) -> None:
         now = self._context.clock.now()
@@ -241,6 +242,7 @@ class Link:
 
     async def _subscribe(self, client: BleakClient, subscribed: set[str]) -> None:
         _, allowed = self._allowed(self._context.clock.now())
+        allowed &= PARSERS.keys()
         for uuid in subscribed - allowed:
             async with asyncio.timeout(GATT_S):
                 await client.stop_notify(uuid)
@@ -266,7 +268,7 @@ class Link:
             if live is not None:
                 live.gone.set()  # an operation that did not end poisons the link
             await self._failed(media_type, f"no answer within {ATTEST_S:.0f} s; the link is made anew")
-        except (*_BROKEN, WardgateError, AssertionError) as e:
+        except (*BROKEN, WardgateError, AssertionError) as e:
             await self._failed(media_type, str(e) if isinstance(e, WardgateError) else f"the wearable refused ({type(e).__name__})")
         else:
             live.proved = True
@@ -275,13 +277,22 @@ class Link:
     async def _failed(self, media_type: str, reason: str) -> None:
         await self._context.emit(EvidenceFailed(self._id, media_type, reason))
 
+    async def _introduce(self, client: BleakClient) -> None:
+        """Tell a device that keeps a key for each gateway which one this is; others do not ask."""
+        if client.services.get_characteristic(attestation.GATEWAY_UUID) is not None:
+            async with asyncio.timeout(GATT_S):
+                await client.write_gatt_char(attestation.GATEWAY_UUID, self._context.gateway_id.encode(), response=True)
+
     async def _collect(self, live: Live, media_type: str, nonce: bytes) -> Evidence:
         client = live.client
-        if live.bond not in _KINDS or not await live.air.bluez.paired(self._path(live.air)):
+        if live.bond not in KINDS or not await live.air.bluez.paired(self._path(live.air)):
             live.gone.set()
             raise DeviceError("the bond is gone", "nothing to do: the device is bonded again")
         if client.services.get_characteristic(attestation.EVIDENCE_UUID) is None:
             raise DeviceError("the wearable has no attestation service", "check its firmware and the profile")
+        if not live.introduced:
+            await self._introduce(client)
+            live.introduced = True
         await client.write_gatt_char(attestation.CHALLENGE_UUID, nonce, response=True)
         collector = attestation.Collector()
         while (offset := collector.next_offset) is not None:
@@ -290,7 +301,7 @@ class Link:
             collector.feed(bytes(await client.read_gatt_char(attestation.EVIDENCE_UUID)))
         if live is not self._live or live.gone.is_set():
             raise DeviceError("the link ended while evidence was read", "nothing to do: it is asked for again")
-        channel = Channel(_KINDS[live.bond], self._address)
+        channel = Channel(KINDS[live.bond], self._address)
         return Evidence(self._id, media_type, collector.evidence, nonce, channel, self._context.clock.now(), "ble")
 
 

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from drivers.ble import heart_rate
+from drivers.ble import heart_rate, plx
 from drivers.ble.heart_rate import Quantity
 from gateway.driver import Context
 from gateway.errors import UnavailableError, WardgateError
@@ -28,7 +28,11 @@ TELL_S = 10.0  # malformed readings are told at most this often
 
 Parser = Callable[[bytes], Sequence[Quantity]]
 # characteristic -> its parser; what is not here cannot be subscribed to
-PARSERS: dict[str, Parser] = {heart_rate.MEASUREMENT_UUID: lambda data: heart_rate.parse_heart_rate(data).quantities}
+PARSERS: dict[str, Parser] = {
+    heart_rate.MEASUREMENT_UUID: lambda data: heart_rate.parse_heart_rate(data).quantities,
+    plx.CONTINUOUS_UUID: lambda data: plx.parse_continuous(data).quantities,
+    plx.SPOT_CHECK_UUID: lambda data: plx.parse_spot_check(data).quantities,
+}
 
 
 class Readings:
@@ -53,6 +57,10 @@ class Readings:
                 self._context.log.warning("%s: %s", self._device_id, e)
             self._some.set()
             return
+        self.put(quantities, level, now)
+
+    def put(self, quantities: Sequence[Quantity], level: TrustLevel | None, now: Instant) -> None:
+        """Queue values that were decoded elsewhere."""
         for q in quantities:
             self._waiting.append(Observation(self._device_id, q.code, q.unit, now, now, level, q.value, q.absent))
         while len(self._waiting) > MAX_WAITING:

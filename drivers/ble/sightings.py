@@ -10,11 +10,15 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from drivers.ble import attestation, heart_rate
+from drivers.ble import attestation, heart_rate, plx
 from gateway.model.device import Bus
 from gateway.model.event import DeviceSeen
 
-KNOWN_SERVICES = {heart_rate.SERVICE_UUID: "heart-rate", attestation.SERVICE_UUID: "attestation"}
+KNOWN_SERVICES = {
+    heart_rate.SERVICE_UUID: "heart-rate",
+    plx.SERVICE_UUID: "pulse-oximeter",
+    attestation.SERVICE_UUID: "attestation",
+}
 AGAIN_S = 600.0  # an unknown device is reported once in this time
 PER_MINUTE = 10  # reports of unknown devices, all together
 MAX_REMEMBERED = 256  # unknown addresses

@@ -184,8 +184,8 @@ class DeviceLink:
         lease = self._grant.current(self._context.clock.now())
         rules, chosen = self._filters.get(function.name, ((), None))
         if chosen is None or rules is not lease.rules:
-            allowed = lease.rules or function.rules
-            chosen = Filter([r for r in function.rules if isinstance(r, Hl7Rule) and r in allowed])
+            allowed = {_covers(r) for r in lease.rules or function.rules if isinstance(r, Hl7Rule)}
+            chosen = Filter([r for r in function.rules if isinstance(r, Hl7Rule) and _covers(r) in allowed])
             self._filters[function.name] = (lease.rules, chosen)
         need = chosen.needs(message)
         kind = "^".join(p.decode("ascii", "replace") for p in message.kind)[:20]
@@ -197,6 +197,10 @@ class DeviceLink:
             text = f"a message {kind} was not relayed at level {int(lease.level)}, {function.name} needs {int(need)}"
             return Judgement(False, False, "message-below-level", text)
         return _PASSES
+
+
+def _covers(rule: Hl7Rule) -> tuple[str, str, str]:
+    return rule.application, rule.facility, rule.message
 
 
 def _age_s(at: Instant, now: Instant) -> float:

@@ -17,11 +17,13 @@ from bumble.pairing import PairingConfig
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
+from hil.bluez.advertising import Advertising
 from hil.bluez.agent import Agents
 from hil.bluez.device import RemoteDevice, advertised
 from hil.bluez.gatt import spawn
 from hil.bluez.tree import (
     ADAPTER,
+    ADVERTISING,
     AGENTS,
     CHARACTERISTIC,
     DESCRIPTOR,
@@ -45,7 +47,7 @@ class Service:
 
     def __init__(self, bus: MessageBus, host: Device) -> None:
         self._bus, self._host = bus, host
-        self._tree, self._agents = Tree(bus), Agents(bus)
+        self._tree, self._agents, self._advertising = Tree(bus), Agents(bus), Advertising(bus, host)
         self._devices: dict[str, RemoteDevice] = {}
         self._scanning_for: set[str] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -66,7 +68,7 @@ class Service:
             "Roles": ["central", "peripheral"],
         }
         switches = {"Powered": True, "Discovering": False, "Discoverable": False, "Pairable": True}
-        self._tree.add(HCI0, {ADAPTER: about | switches})
+        self._tree.add(HCI0, {ADAPTER: about | switches, ADVERTISING: {"ActiveInstances": 0, "SupportedInstances": 1}})
         assert self._host.keystore is not None
         for address, _ in await self._host.keystore.get_all():
             self._device(hci.Address(address)).publish(Paired=True, Bonded=True)
@@ -95,6 +97,8 @@ class Service:
     def _on_message(self, message: Message) -> bool | None:
         if message.message_type is MessageType.SIGNAL and message.member == "NameOwnerChanged" and not message.body[2]:
             self._owner_left(message.body[0])
+        if message.message_type is MessageType.SIGNAL and message.member == "PropertiesChanged":
+            spawn(self._advertising.changed(message))
         if message.message_type is not MessageType.METHOD_CALL or message.interface == "org.freedesktop.DBus.Peer":
             return None
         spawn(self._answer(message))
@@ -133,6 +137,8 @@ class Service:
             (ADAPTER, "StartDiscovery"): lambda: self._start_discovery(sender),
             (ADAPTER, "StopDiscovery"): lambda: self._stop_discovery(sender),
             (ADAPTER, "RemoveDevice"): lambda: self._remove_device(body[0]),
+            (ADVERTISING, "RegisterAdvertisement"): lambda: self._advertising.register(sender, body[0]),
+            (ADVERTISING, "UnregisterAdvertisement"): lambda: self._advertising.unregister(sender, body[0]),
             (AGENTS, "RegisterAgent"): lambda: _later(self._agents.register, sender, *body),
             (AGENTS, "UnregisterAgent"): lambda: _later(self._agents.unregister, sender, *body),
             (AGENTS, "RequestDefaultAgent"): lambda: _later(self._agents.make_default, sender, *body),
@@ -155,6 +161,7 @@ class Service:
 
     def _owner_left(self, owner: str) -> None:
         self._agents.forget(owner)
+        spawn(self._advertising.owner_left(owner))
         if owner in self._scanning_for:
             spawn(self._stop_discovery(owner))
         for device in self._devices.values():

@@ -12,6 +12,7 @@ from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 ADAPTER, DEVICE, AGENTS = "org.bluez.Adapter1", "org.bluez.Device1", "org.bluez.AgentManager1"
+ADVERTISING, ADVERTISEMENT = "org.bluez.LEAdvertisingManager1", "org.bluez.LEAdvertisement1"
 SERVICE, CHARACTERISTIC, DESCRIPTOR = (f"org.bluez.Gatt{k}1" for k in ("Service", "Characteristic", "Descriptor"))
 PROPERTIES, OBJECTS = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"
 
@@ -22,6 +23,7 @@ _SIGNATURES = {
     "n": "RSSI TxPower",
     "u": "Class",
     "q": "MTU",
+    "y": "ActiveInstances SupportedInstances",
     "o": "Adapter Device Service Characteristic",
     "as": "UUIDs Roles Flags",
     "ao": "Includes",
