@@ -21,10 +21,12 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hil.ble import BleBench
+from hil.broker import Broker, issue
 from hil.control import ask
 from hil.network import ATTACKER, MONITOR, PUMP, TABLE_FILE, Ward
 from hil.process import BenchError, Process, start
@@ -33,8 +35,8 @@ from hil.tpm import Swtpm
 TOP = Path(__file__).resolve().parent.parent
 BIN = TOP / ".venv" / "bin"
 WARDGATE_UID, ENFORCER_UID = 61001, 61002
-TPM_PORT, CA_PORT = 24321, 24380
-LIVE_PORT, RESULTS_PORT = 2575, 2576
+TPM_PORT, CA_PORT, BROKER_PORT = 24321, 24380, 8883
+LIVE_PORT, RESULTS_PORT = 2575, 2576  # where the monitor reports, end to end and stored
 PASSWORD = "correct horse battery staple"  # of every account on the bench; a bench has no secrets
 PEOPLE = (("biomed-1", "biomed"), ("biomed-2", "biomed"))
 
@@ -60,6 +62,7 @@ class Bench:
         self.daemon: Process | None = None
         self.ward: Ward | None = None
         self.ble: BleBench | None = None
+        self.broker: Broker | None = None
         self.tpm = Swtpm(directory / "tpm", TPM_PORT, log_dir=self.log, netns=self.ns("gw"))
         self.updated = False  # whether the pump's new firmware was accepted: what "as it should be" means
         self._state_mib, self._mounted = state_mib, False
@@ -84,8 +87,8 @@ class Bench:
 
     def _steps(self) -> tuple[Callable[[], tuple[str, str]], ...]:
         return (
-            self._network, self._firewall, self._machine, self._radio, self._equipment, self._initialise, self._enforcement,
-            self._enrol, self._daemon, self._people, self._devices,
+            self._network, self._firewall, self._machine, self._radio, self._equipment, self._uplink, self._initialise,
+            self._enforcement, self._enrol, self._daemon, self._people, self._devices,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -96,6 +99,8 @@ class Bench:
         for process in reversed(list(self.processes.values())):
             process.stop(2.0)
         self.processes.clear()
+        if self.broker:
+            self.broker.stop()
         if self.ble:
             self.ble.stop()
         self.tpm.stop()
@@ -146,10 +151,12 @@ class Bench:
         )
 
     def _radio(self) -> tuple[str, str]:
-        patch = self.positions["patch-1"]
-        self.ble = BleBench(self.directory, self.ns("gw"), passkey=patch["passkey"])
+        self.ble = BleBench(self.directory, self.ns("gw"), patch=False)
         self.ble.start()
-        return "a heart-rate patch on the air", "its own process and secure element; org.bluez on a private D-Bus"
+        wearables = [p for p in self.positions.values() if p["bus"] == "ble"]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda p: self.ble and self.ble.start_wearable(p["plays"], p["device"], p["passkey"]), wearables))
+        return f"{len(wearables)} wearables on the air", "each its own process and secure element; org.bluez on a private D-Bus"
 
     def _equipment(self) -> tuple[str, str]:
         pump, clients = self.positions["pump-1"], self.rig["hospital"]["clients"]
@@ -177,6 +184,24 @@ class Bench:
         where = ["--live", f"{central}:{LIVE_PORT}", "--results", f"{central}:{RESULTS_PORT}"]
         self._spawn("monitor-1", "hil.monitor", "--ctl", str(self.ctl / "monitor-1.sock"), *where, netns=self.ns(MONITOR.name))
 
+    def _uplink(self) -> tuple[str, str]:
+        ca, address = self.directory / "ca", self.rig["hospital"]["broker"]
+        self.broker = Broker(self.directory / "broker", ca, host=address, port=BROKER_PORT, netns=self.ns("hosp"))
+        self.broker.start()
+        keys = self.directory / "receiver"
+        issue(ca, keys, "receiver")
+        files = [x for n, f in (("ca", ca / "ca.pem"), ("cert", keys / "receiver.pem"), ("key", keys / "receiver.key"))
+                 for x in (f"--{n}", str(f))]  # fmt: skip
+        where = ["--host", address, "--port", str(BROKER_PORT)]
+        self._spawn("receiver", "hil.subscriber", "--ctl", str(self.ctl / "receiver.sock"), *where, *files, netns=self.ns("hosp"))
+        gateway = self.state / "gateway"
+        issue(ca, gateway, self.rig["gateway"]["id"], stem="uplink")
+        shutil.copy(ca / "ca.pem", gateway / "uplink-ca.pem")
+        return (
+            "the hospital's broker and what listens behind it",
+            f"Mosquitto at {address}, TLS with client certificates by the same CA",
+        )
+
     def _firewall(self) -> tuple[str, str]:
         assert self.ward
         self.ward.load()
@@ -186,7 +211,11 @@ class Bench:
         network, gateway, hospital = self.rig["gateway"]["addresses"], self.rig["gateway"], self.rig["hospital"]
         extra = self.directory / "extra.toml"
         timing = "\n".join(f"{k} = {v}" for k, v in self.rig["timing"].items())
-        extra.write_text(f"[timing]\n{timing}\n{self._drivers()}")
+        files = "\n".join(
+            f'{n} = "{self.state}/gateway/uplink{f}"' for n, f in (("ca", "-ca.pem"), ("cert", ".pem"), ("key", ".key"))
+        )
+        uplink = f'host = "{hospital["broker"]}"\nport = {BROKER_PORT}\nacknowledge = "receiver"\nretry_s = 2.0\n{files}'
+        extra.write_text(f"[timing]\n{timing}\n[uplink]\n{uplink}\n{self._drivers()}")
         argv = [
             "init",
             "--state",
@@ -271,7 +300,7 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            reference = ask(self.ctl / f"{device_id}.sock", "reference")["reference"]
+            reference = ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"]
             endorsement.write_text(json.dumps(reference))
             argv = [
                 "device",
@@ -353,9 +382,9 @@ class Bench:
                 )
             time.sleep(0.05)
 
-    def ask(self, who: str, do: str, **arguments: object) -> dict[str, Any]:
+    def ask(self, who: str, do: str, timeout_s: float = 10.0, **arguments: object) -> dict[str, Any]:
         """Talk to a simulated device or a hospital client."""
-        return ask(self.ctl / f"{who}.sock", do, **arguments)
+        return ask(self.ctl / f"{who}.sock", do, timeout_s, **arguments)
 
     def earns(self, device_id: str) -> int:
         """The level that an honest device reaches with the evidence it has."""
@@ -408,12 +437,47 @@ class Bench:
 
     def readings_after(self, device_id: str, boot_ns: int, level: int) -> int:
         """Readings taken after a moment (boot time) and labelled with at least ``level``."""
-        sql = "SELECT count(*) FROM outbox WHERE device_id = ? AND taken_mono_ns > ? AND level >= ?"
-        return self._stored(sql, device_id, boot_ns, level)
+        sql = "SELECT id FROM outbox WHERE device_id = ? AND taken_mono_ns > ? AND level >= ?"
+        with contextlib.closing(self._database()) as db:
+            waiting = {int(r[0]) for r in db.execute(sql, (device_id, boot_ns, level))}
+        arrived = self.ask("receiver", "readings", device=device_id, after_ns=boot_ns, level=level)["ids"]
+        return len(waiting | set(arrived))
 
     def last_reading_ns(self, device_id: str, level: int) -> int:
         """When (boot time) the last reading labelled with at least ``level`` was taken."""
-        return self._stored("SELECT max(taken_mono_ns) FROM outbox WHERE device_id = ? AND level >= ?", device_id, level)
+        waiting = self._stored("SELECT max(taken_mono_ns) FROM outbox WHERE device_id = ? AND level >= ?", device_id, level)
+        return max(waiting, int(self.ask("receiver", "readings", device=device_id, level=level)["last_ns"]))
+
+    def waiting(self) -> int:
+        """Readings and messages that have not left yet, from the disk."""
+        return self._stored("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM outbox_messages)")
+
+    def accepted(self) -> int:
+        """Readings taken in so far: the newest id, since ids are given without a gap."""
+        return self._stored("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")
+
+    def drained(self, timeout_s: float) -> float:
+        """Wait until what waits now has left (new readings come all the time); returns the seconds it took. Raises BenchError."""
+        began = time.monotonic()
+        newest = self.accepted(), self._stored("SELECT seq FROM sqlite_sequence WHERE name = 'outbox_messages'")
+        sql = "SELECT (SELECT count(*) FROM outbox WHERE id <= ?) + (SELECT count(*) FROM outbox_messages WHERE id <= ?)"
+        while waiting := self._stored(sql, *newest):
+            if time.monotonic() - began > timeout_s:
+                state = self.wardgate("outbox")["state"]
+                raise BenchError(f"{waiting} readings and messages still wait after {timeout_s:g} s: {state}")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def missing(self, timeout_s: float = 0.0) -> tuple[int, int]:
+        """(readings taken in, how many of exactly these the hospital does not have), waiting for the second to become none."""
+        with contextlib.closing(self._database()) as db:
+            stream = str(db.execute("SELECT name FROM outbox_stream").fetchone()[0])
+        taken, deadline = self.accepted(), time.monotonic() + timeout_s
+        while True:
+            missing = int(self.ask("receiver", "missing", stream=stream, up_to=taken)["missing"])
+            if not missing or time.monotonic() > deadline:
+                return taken, missing
+            time.sleep(0.05)
 
     def collected_ns(self, device_id: str, decided_ns: int) -> int:
         """When (boot time) the evidence that was decided on at ``decided_ns`` had been collected by the driver."""
@@ -423,11 +487,9 @@ class Bench:
         return int(body["event"]["evidence"]["collected_at"]["mono_ns"])
 
     def totals(self) -> dict[str, int]:
-        """Readings taken in, waiting to be delivered, and lost, from the outbox's own counters."""
-        taken = self._stored("SELECT sum(accepted) FROM outbox_counts")
-        delivered = self._stored("SELECT sum(acknowledged) FROM outbox_counts")
-        lost = self._stored("SELECT sum(dropped) FROM outbox_counts")
-        return {"observations_in": taken, "observations_delivered": delivered, "observations_lost": lost}
+        """Readings the gateway took in, readings the hospital has (each once), and the difference once nothing waits any more."""
+        taken, lost = self.missing(timeout_s=20)
+        return {"observations_in": taken, "observations_delivered": taken - lost, "observations_lost": lost}
 
     def alarm(self) -> str:
         """What the enforcer rings about; empty: it does not ring."""

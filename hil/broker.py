@@ -35,11 +35,12 @@ pattern read {prefix}/%u/acknowledged
 """
 
 
-def issue(ca: Path, directory: Path, name: str, *, names: tuple[str, ...] = (), days: int = 365, owner: int | None = None) -> None:
-    """``NAME.key`` and ``NAME.pem`` in ``directory``, by the CA whose ``ca.key`` and ``ca.pem`` are in ``ca``.
+def issue(ca: Path, directory: Path, name: str, *, names: tuple[str, ...] = (), days: int = 365, stem: str = "") -> None:
+    """``NAME.key`` and ``NAME.pem`` (or ``STEM``) in ``directory``, by the CA whose ``ca.key`` and ``ca.pem`` are in ``ca``.
 
     With ``names`` (host names and addresses) a server's certificate, without a client's, whose common name is ``name``.
     """
+    stem = stem or name
     signer = load_pem_private_key((ca / "ca.key").read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     anchor = x509.load_pem_x509_certificate((ca / "ca.pem").read_bytes())
@@ -61,11 +62,9 @@ def issue(ca: Path, directory: Path, name: str, *, names: tuple[str, ...] = (), 
     certificate = builder.sign(signer, hashes.SHA256())
     directory.mkdir(parents=True, exist_ok=True)
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with os.fdopen(os.open(directory / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+    with os.fdopen(os.open(directory / f"{stem}.key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
         f.write(secret)
-    (directory / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    if owner is not None:
-        os.chown(directory / f"{name}.key", owner, owner)
+    (directory / f"{stem}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
 def _general(name: str) -> x509.GeneralName:

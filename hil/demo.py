@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -29,6 +31,7 @@ from hil.process import BenchError
 from hil.scenarios import SCENARIOS, Result, arrived, play
 
 _LEAST_S = 90
+_CALM_S = 60.0  # between two outages of a long run
 _COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -109,18 +112,20 @@ def headless(bench: Bench, options: argparse.Namespace) -> int:
     results: list[Result] = []
     for name in SCENARIOS:
         if name == "daemon-killed":
-            _linger(bench, began + options.seconds - 45)
+            results += _linger(bench, began + options.seconds - 45)
         results.append(play(bench, name))
         tell(results[-1])
     bench.revive_daemon()
     _linger(bench, began + options.seconds)
-    report = report_of(bench, results, time.monotonic() - began)
+    report = report_of(bench, [r for r in results if r.name in SCENARIOS], time.monotonic() - began)
     if options.report:
         options.report.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if options.artifacts:
         artifacts(bench, options.artifacts)
     doubt(bench, options.artifacts)
     failed = [r.name for r in results if not r.ok]
+    if lost := report["totals"]["observations_lost"]:
+        failed.append(f"{lost} readings lost")
     say(
         paint(
             f"\n{len(results) - len(failed)} of {len(results)} scenarios hold" + (f"; not: {', '.join(failed)}" if failed else ""),
@@ -130,12 +135,55 @@ def headless(bench: Bench, options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _linger(bench: Bench, until: float) -> None:
-    """Let the ward run until then; it must stay trusted."""
-    while time.monotonic() < until:
-        for who in ("central", "maintenance"):
-            arrived(bench, who)
-        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+def _linger(bench: Bench, until: float) -> list[Result]:
+    """Let the ward run until then. When that is long, the hospital goes away again and again; every outage has a result."""
+    results: list[Result] = []
+    outages = itertools.cycle((_broker_away, _cable_out, _both_away))
+    next_at = time.monotonic() + _CALM_S
+    while (left := until - time.monotonic()) > 0:
+        if time.monotonic() > next_at and left > _CALM_S:
+            results.append(_outage(bench, next(outages)))
+            next_at = time.monotonic() + _CALM_S
+        time.sleep(min(1.0, left))
+    return results
+
+
+def _outage(bench: Bench, away: Callable[[Bench, float], None]) -> Result:
+    """One outage of the soak: the ward stays trusted, and everything arrives after."""
+    name, seconds = away.__name__.strip("_").replace("_", "-"), float(random.randint(5, 40))
+    try:
+        away(bench, seconds)
+        levels = {d["id"]: d["level"] for d in bench.view()["devices"]}
+        queued, drained = bench.waiting(), bench.drained(60)
+        taken, lost = bench.missing(timeout_s=10)
+        held = not lost and all(levels[d] == bench.earns(d) for d in bench.positions)
+    except (BenchError, OSError, RuntimeError) as e:
+        return Result(name, False, {}, f"{type(e).__name__}: {e}")
+    text = f"{seconds:g} s away: {queued} waited, gone after {drained:.1f} s; {taken - lost} of {taken} readings arrived; {levels}"
+    result = Result(name, held, {"queued": float(queued), "lost": float(lost)}, text)
+    tell(result)
+    return result
+
+
+def _broker_away(bench: Bench, seconds: float) -> None:
+    assert bench.broker
+    bench.broker.stop()
+    time.sleep(seconds)
+    bench.broker.start()
+
+
+def _cable_out(bench: Bench, seconds: float) -> None:
+    assert bench.ward
+    bench.ward.unplug()
+    time.sleep(seconds)
+    bench.ward.unplug(hospital=False)
+
+
+def _both_away(bench: Bench, seconds: float) -> None:
+    assert bench.ward
+    bench.ward.unplug()
+    _broker_away(bench, seconds)
+    bench.ward.unplug(hospital=False)
 
 
 def tell(result: Result) -> None:
@@ -280,7 +328,9 @@ def _line(bench: Bench) -> None:
     levels = ""
     if bench.daemon and bench.daemon.running:
         try:
-            levels = "  ".join(f"{d['id']} level {d['level']}" for d in bench.view()["devices"])
+            view = bench.view()
+            levels = "  ".join(f"{d['id']} level {d['level']}" for d in view["devices"])
+            levels += f"  outbox {view['gateway']['outbox_rows']}"
         except Exception as e:  # noqa: BLE001 - a stopped daemon is part of the show
             levels = f"the gateway does not answer ({type(e).__name__})"
     end = "\r" if _COLOUR else "\n"
@@ -305,8 +355,11 @@ _tamper_wearable, _tamper_pump = _told("tampered-wearable"), _told("tampered-equ
 def _restore(bench: Bench) -> None:
     say()
     bench.revive_daemon()
-    if bench.ward:
+    if bench.ward and bench.broker:
         bench.ward.unplug(hospital=False)
+        queued = bench.waiting()
+        took = bench.drained(30)
+        say(f"   {queued} readings and messages waited; all were delivered {took:.1f} s after the cable was back")
     tell(play(bench, "reattested"))
 
 
@@ -316,7 +369,7 @@ def _kill(bench: Bench) -> None:
 
 
 def _hospital(bench: Bench) -> None:
-    say("\n   the hospital's cable is pulled; r puts it back")
+    say("\n   the hospital's cable is pulled: the ward goes on, what is said waits on disk; r puts it back")
     if bench.ward:
         bench.ward.unplug()
 

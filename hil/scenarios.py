@@ -6,6 +6,7 @@ Every figure is measured here and now. Refuses to know how the bench is built.
 from __future__ import annotations
 
 import functools
+import importlib
 import signal
 import time
 from collections.abc import Callable
@@ -340,6 +341,16 @@ def _without_daemon(bench: Bench, how: signal.Signals) -> tuple[float, float]:
     return (last - end_ns) / 1e6, time.monotonic() - began
 
 
+def elsewhere(module: str, name: str) -> Story:
+    """A story of another module, which itself uses what is above."""
+
+    def story(bench: Bench) -> tuple[dict[str, float], str]:
+        told: tuple[dict[str, float], str] = getattr(importlib.import_module(module), name)(bench)
+        return told
+
+    return story
+
+
 SCENARIOS: dict[str, Story] = {
     "observed": observed,
     "trusted-ward": trusted_ward,
@@ -349,5 +360,8 @@ SCENARIOS: dict[str, Story] = {
     "forbidden-write": forbidden_write,
     "service-mode": service_mode,
     "planned-restart": planned_restart,
+    "wan-outage": elsewhere("hil.stories_uplink", "wan_outage"),
+    "forged-evidence": elsewhere("hil.stories_radio", "forged_evidence"),
+    "relayed-wearable": elsewhere("hil.stories_radio", "relayed_wearable"),
     "daemon-killed": daemon_killed,
 }

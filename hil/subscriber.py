@@ -43,6 +43,8 @@ class Receiver:
 
     def take(self, topic: str, payload: bytes) -> tuple[str, str] | None:
         """Account for a message; returns (topic, acknowledgement) to send, or None."""
+        if topic.endswith("/acknowledged"):
+            return None  # our own words
         self.messages += 1
         self.topics[topic] += 1
         self.arrived_ns = time.monotonic_ns()
@@ -149,6 +151,9 @@ class _Desk:
                     if device == request["device"] and taken > after and (level is None or (had is not None and had >= level))
                 ]
                 return {"ids": sorted(i for i, _ in found), "last_ns": max((t for _, t in found), default=0)}
+            case "missing":
+                stream, up_to = str(request["stream"]), int(request["up_to"])
+                return {"missing": sum((stream, i) not in r.readings for i in range(1, up_to + 1))}
             case "events":
                 return {"events": r.events[-int(request.get("limit", 100)) :]}
             case other:
