@@ -61,7 +61,9 @@ def test_every_changed_byte_of_the_rfcs_token_fails() -> None:
 def shared_of_rfc(secret: bytes | None = None) -> TrustAnchor:
     """The key that appendix A.2's token is made with."""
     v = VECTORS["mac0"]
-    return TrustAnchor(bytes.fromhex(v["ueid"]), b"", shared=TOKEN_KEY, secret=bytes.fromhex(v["key"]) if secret is None else secret)
+    return TrustAnchor(
+        bytes.fromhex(v["ueid"]), b"", shared=TOKEN_KEY, secret=bytes.fromhex(v["key"]) if secret is None else secret
+    )
 
 
 def test_the_mac_token_of_rfc_9783() -> None:
