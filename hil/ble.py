@@ -92,6 +92,13 @@ class BleBench:
         argv += ["--passkey", str(passkey)] if passkey is not None else []
         self._start(device, *argv)
 
+    def start_air(self, name: str) -> Path:
+        """Start a second air, out of range of the first; returns its radio's socket."""
+        directory = self.run / name
+        directory.mkdir(exist_ok=True)
+        self._start(f"radio-{name}", "-m", "hil.radio", "--dir", str(directory))
+        return directory / "hci.sock"
+
     def start_tool(self, name: str, *argv: str) -> Process:
         """Start something else on the air, a stranger for example."""
         self._start(name, *argv)
