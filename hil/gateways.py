@@ -28,12 +28,14 @@ class Chain:
 
     def follow(self, value: bytes) -> bool:
         """Take an announcement if it is a later epoch of this very chain; whether it was."""
+        if len(value) != 1 + _EPOCH_BYTES:
+            return False
         number, later = value[0], value[1:]
         steps = (number - self.number) % 256
         at = later
         for _ in range(min(steps, _FARTHEST)):
             at = hashlib.sha256(b"wardgate-epoch-v1\0" + at).digest()[:_EPOCH_BYTES]
-        if len(later) != _EPOCH_BYTES or steps == 0 or at != self.id:
+        if steps == 0 or at != self.id:
             return False
         self.number, self.id = number, later
         return True

@@ -29,7 +29,7 @@ from hil import control
 from hil.wearable import only_encryption, open_host
 
 COMPANY = 0xFFFF
-PER_SECOND = 250  # forgeries: far more than any wearable's advertisements
+PER_SECOND = 400  # forgeries: far more than any wearable's advertisements
 LISTEN_S = 1.5
 _P = Characteristic.Properties
 Ask = Callable[[bytes], Awaitable[bytes]]

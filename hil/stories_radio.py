@@ -15,7 +15,7 @@ from hil.scenarios import at_level, boot_offset_ns, check
 
 FORGERIES = 1000
 APART_S = 2.2  # after this long unseen a device that is seen again came back
-LEAST_S = 5.0  # how long an attacker stands in a wearable's place
+LEAST_S = 3.5  # how long an attacker stands in a wearable's place
 
 
 def _decisions(bench: Bench, after_ns: int) -> list[str]:
