@@ -14,6 +14,7 @@ from hil.bench import Bench
 from hil.scenarios import at_level, boot_offset_ns, check
 
 FORGERIES = 1000
+_PATIENCE_S = 35  # the gateway backs off from a device that answers wrongly
 APART_S = 2.2  # after this long unseen a device that is seen again came back
 LEAST_S = 3.5  # how long an attacker stands in a wearable's place
 
@@ -85,7 +86,7 @@ def _pose(bench: Bench, address: str) -> dict[str, Any]:
     bench.ask("impostor", "pose", address=address, name="Patch CV2-000117")
     began = time.monotonic()
     while (seen := bench.ask("impostor", "seen"))["connections"] < 3 or time.monotonic() - began < LEAST_S:
-        check(time.monotonic() - began < 15, f"the gateway came {seen['connections']} times only")
+        check(time.monotonic() - began < _PATIENCE_S, f"the gateway came {seen['connections']} times only")
         time.sleep(0.1)
     return bench.ask("impostor", "leave")
 
@@ -134,5 +135,5 @@ def _relayed(bench: Bench) -> dict[str, Any]:
         told = bench.ask("relay", "ask")
         if told["near"]["connections"] >= 3 and time.monotonic() - began > LEAST_S - 1:
             return told
-        check(time.monotonic() - began < 15, f"the gateway came {told['near']['connections']} times only")
+        check(time.monotonic() - began < _PATIENCE_S, f"the gateway came {told['near']['connections']} times only")
         time.sleep(0.5)
