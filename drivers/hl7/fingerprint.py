@@ -17,32 +17,31 @@ from drivers.hl7.message import Message
 MAX_VALUE = 512  # bytes; a longer value is told by its SHA-256
 _JOINED_BY = b"~"
 _EQUIPMENT = {b"OBX": 18, b"PRT": 10}
+_SOFTWARE = (("software", 2), ("binary", 4))
 
 
 def identity(message: Message) -> dict[str, bytes]:
     """What one message says of its sender; a name it says nothing about is left out."""
     f = message.field_separator
-    found = {"application": _bounded(message.msh[2]), "facility": _bounded(message.msh[3])}
+    found = {"application": message.msh[2], "facility": message.msh[3]}
     equipment: set[bytes] = set()
-    for segment in message.lines:
-        name = segment[:3]
+    for line in message.lines:
+        name = line[:3]
         if name in _EQUIPMENT:
-            number = _EQUIPMENT[name]
-            parts = segment.split(f, number + 1)
-            if len(parts) > number and parts[number]:
-                equipment.add(parts[number])
+            number, fields = _EQUIPMENT[name], line.count(f)
+            if fields >= number:  # counted and split from the end: a tenth of the time, for some ten of these a message
+                equipment.add(line.rsplit(f, fields - number + 1)[1])
         elif name == b"SFT":
-            parts = segment.split(f, 5)
-            found |= {k: _bounded(parts[i]) for k, i in (("software", 2), ("binary", 4)) if len(parts) > i and parts[i]}
+            parts = line.split(f, 5)
+            found |= {k: parts[i] for k, i in _SOFTWARE if len(parts) > i and parts[i]}
+    equipment.discard(b"")
     if equipment:
-        found["equipment"] = _bounded(_JOINED_BY.join(sorted(equipment)))
+        found["equipment"] = _JOINED_BY.join(sorted(equipment))
+    if max(map(len, found.values())) > MAX_VALUE:
+        return {k: v if len(v) <= MAX_VALUE else b"sha256:" + sha256(v).hexdigest().encode() for k, v in found.items()}
     return found
 
 
 def encode_fingerprint(nonce: bytes, values: Mapping[str, bytes]) -> bytes:
     """The evidence."""
     return cbor2.dumps({1: nonce, 2: dict(values)}, canonical=True)
-
-
-def _bounded(value: bytes) -> bytes:
-    return value if len(value) <= MAX_VALUE else b"sha256:" + sha256(value).hexdigest().encode()

@@ -59,9 +59,9 @@ class Message:
 def parse(raw: bytes) -> Message:
     """Check one message. Raises MalformedError with the first thing that is wrong."""
     message = parse_header(raw)
-    for byte in _FORBIDDEN:
-        if byte in raw:
-            raise MalformedError(f"byte 0x{byte[0]:02x} inside a message", "end segments with CR only")
+    if b"\n" in raw or b"\0" in raw or b"\x0b" in raw or b"\x1c" in raw:
+        byte = next(b for b in _FORBIDDEN if b in raw)[0]
+        raise MalformedError(f"byte 0x{byte:02x} inside a message", "end segments with CR only")
     lines = message.lines
     if lines.pop() or not lines:
         raise MalformedError("a last segment without CR at its end", "end every segment with CR")
@@ -70,7 +70,7 @@ def parse(raw: bytes) -> Message:
             raise MalformedError(f"a segment called {start[:3]!r}", "a name is a capital letter and two capitals or digits")
     if b"\rMSH" in raw:
         raise MalformedError("a second MSH in one message", "send each message in its own frame")
-    if not message.kind[0]:
+    if message.msh[8][:1] in (b"", message.component):
         raise MalformedError("no message type (MSH-9)", "say what it is")
     _check_characters(message)
     return message
@@ -107,6 +107,8 @@ def _names(start: bytes, field_separator: bytes) -> bool:
 
 
 def _check_characters(message: Message) -> None:
+    if message.header(18) in CODECS and message.raw.isascii():
+        return
     codec = ""
     for i, name in enumerate(message.header(18).split(message.raw[5:6])):
         if name not in CODECS:

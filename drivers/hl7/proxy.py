@@ -12,6 +12,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from drivers.hl7 import mllp
@@ -24,6 +25,7 @@ from drivers.hl7.upstream import Upstream, connect
 from drivers.redirect import bound
 from gateway.driver import Clock, JournalPort
 from gateway.errors import MalformedError, WardgateError
+from gateway.model.instant import NS_PER_S
 
 MAX_PIPELINED = 16  # messages that wait behind the one being answered; MLLP senders have one under way
 PARTIAL_S = 10.0  # a message that began must be whole by then
@@ -185,8 +187,7 @@ class ClientLink(asyncio.Protocol):
 
     def _answer(self, message: Message, verdict: Verdict, text: str = "") -> bytes | None:
         now = self._services.clock.now()
-        at = now.utc().strftime("%Y%m%d%H%M%S+0000").encode()
-        return acknowledge(message, verdict, text.encode("ascii", "replace"), at, b"WG%x" % now.utc_ns)
+        return acknowledge(message, verdict, text.encode("ascii", "replace"), _stamp(now.utc_ns // NS_PER_S), b"WG%x" % now.utc_ns)
 
     def _finish(self, answer: bytes | None) -> None:
         """The message is done with; the next one may come."""
@@ -282,3 +283,9 @@ class ClientLink(asyncio.Protocol):
             self._owed.remove(of)
             self._up.send(mllp.encode(message.raw))
         self._finish(None)
+
+
+@functools.lru_cache(2)
+def _stamp(utc_s: int) -> bytes:
+    """MSH-7."""
+    return datetime.fromtimestamp(utc_s, UTC).strftime("%Y%m%d%H%M%S+0000").encode()

@@ -69,7 +69,7 @@ def duplicate_key(message: Message) -> bytes:
     with the acknowledgement of another message; a resend may carry a new time in its MSH.
     """
     digest = sha256()
-    for part in (message.msh[2], message.msh[3], message.control_id, *message.lines[1:]):
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
+    for part in (message.msh[2], message.msh[3], message.control_id):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    digest.update(message.raw[len(message.lines[0]) :])
     return digest.digest()

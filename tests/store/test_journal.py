@@ -20,7 +20,7 @@ AT = Instant("boot-1", 5, 7, TimeQuality.RTC)
 
 
 def key(n: int) -> bytes:
-    return n.to_bytes(32, "big")
+    return n.to_bytes(16, "big") * 2
 
 
 async def opened(path: Path, bounds: JournalBounds | None = None) -> tuple[Database, Journal]:
@@ -100,6 +100,35 @@ async def test_old_answers_are_forgotten_and_what_waits_is_not(tmp_path: Path, m
     await closed(database, journal)
 
 
+async def test_a_resend_is_known_within_bounds_and_after_a_restart(tmp_path: Path) -> None:
+    bounds = JournalBounds(keys=5)
+    database, journal = await opened(tmp_path / "w.sqlite", bounds)
+    for i in range(10):
+        await journal.keep("r", key(i), b"b", b"first", AT)
+        await journal.keep("s", key(i), b"b", b"first", AT)
+    for _ in range(2):
+        assert await journal.keep("r", key(9), b"b", b"second", AT) == b"first"
+        assert await journal.keep("s", key(5), b"b", b"second", AT) == b"first"
+        await closed(database, journal)
+        database, journal = await opened(tmp_path / "w.sqlite", bounds)
+    assert await journal.keep("r", key(1), b"b", b"second", AT) == b"second"  # too long ago: the receiver knows it by its number
+    assert len(await journal.take("r", 0, 100)) == 11
+    await closed(database, journal)
+
+
+async def test_a_key_whose_row_is_forgotten_is_new_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.journal._PURGE_EVERY", 2)
+    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(answers=3))
+    for i in (1, 2):
+        await journal.keep("quiet", key(i), b"b", b"first", AT)
+    journal.settle((await journal.take("quiet", 0, 1))[0].id)
+    for i in range(10):
+        await journal.keep("busy", key(i), b"b", b"a", AT)
+    assert await journal.keep("quiet", key(1), b"b", b"second", AT) == b"second"
+    assert await journal.keep("quiet", key(2), b"b", b"second", AT) == b"first"  # it still waits, so it is still known
+    await closed(database, journal)
+
+
 async def test_a_failing_disk_promises_nothing_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database, journal = await opened(tmp_path / "w.sqlite")
     await journal.keep("r", key(1), b"b", b"a", AT)
@@ -140,7 +169,7 @@ async def main():
     async def one(route):
         n = 0
         while True:
-            key = route.encode().ljust(28, b".") + n.to_bytes(4, "big")
+            key = n.to_bytes(16, "big") * 2
             await journal.keep(route, key, b"%s %d" % (route.encode(), n), b"a", Instant("b", n, n))
             sys.stdout.write(f"{route} {n}\\n")
             sys.stdout.flush()
