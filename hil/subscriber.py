@@ -100,7 +100,11 @@ class Receiver:
                 ) as client:  # fmt: skip
                     await client.subscribe(f"{prefix}/#", qos=1)
                     ready.set()
-                    await self._listen(client)
+                    try:
+                        await self._listen(client)
+                    finally:
+                        if client._disconnected.done():
+                            client._disconnected.exception()  # seen, so that nobody logs it
             await asyncio.sleep(0.2)
 
     async def _listen(self, client: aiomqtt.Client) -> None:

@@ -17,7 +17,6 @@ from gateway.model.outbox import Letter
 DEAD_AFTER = 5  # refusals of one message: at one in a second and growing, half a minute of patience
 WINDOW = 32  # messages on their way: 6,400 readings, enough to hide a round trip of a tenth of a second
 PER_LANE = 8
-MAX_SUSPECTS = 64
 _FIRST_S, _LONGEST_S = 0.5, 20.0
 _TELL_S = 2.0  # the third pause: what passes sooner is nobody's business
 READINGS_PRIORITY = 5
@@ -49,6 +48,7 @@ class Message:
     topic: str
     key: str
     body: str
+    device_id: str = ""
     ids: tuple[int, ...] = ()
     letter: Letter | None = None
     lost: int = 0
@@ -64,7 +64,7 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A topic with what is known of it. ``after``: the last id taken from the outbox."""
+    """A topic with what is known of it: a device's readings, or letters. ``after``: the last id taken from the outbox."""
 
     topic: str
     priority: int
@@ -79,6 +79,7 @@ class Lane:
     not_before_s: float = 0.0
     trouble: str = ""
     served: int = 0
+    suspects: int = 0  # PER_LANE of them, and no more is taken from the outbox until others got through
 
     def limit(self) -> int:
         """How many of its messages may be on their way: one, while in trouble."""
@@ -98,7 +99,7 @@ class Lanes:
     """All lanes. ``next_lane`` and ``next_again`` say what to send, ``sent`` and ``settle`` what became of it."""
 
     def __init__(self) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[tuple[str, str], Lane] = {}  # by topic and device: a dead letter goes on its device's topic, as a letter
         self.suspects: list[tuple[float, Message]] = []  # (not before, message)
         self.flying: set[Message] = set()
         self.accepted = 0
@@ -111,15 +112,17 @@ class Lanes:
         """(topic, priority, device) of everything that waits; lanes with nothing left are forgotten."""
         there = set()
         for topic, priority, device_id in lanes:
-            there.add(topic)
-            lane = self.lanes.setdefault(topic, Lane(topic, priority, device_id))
+            there.add((topic, device_id))
+            lane = self.lanes.setdefault((topic, device_id), Lane(topic, priority, device_id))
             lane.priority, lane.empty = priority, False
-        for topic in [t for t, x in self.lanes.items() if t not in there and not x.flying and not x.back and not x.trouble]:
-            del self.lanes[topic]
+        for key in [k for k, x in self.lanes.items() if k not in there and not (x.flying or x.back or x.trouble or x.suspects)]:
+            del self.lanes[key]
 
     def troubles(self) -> list[str]:
         """One sentence for each lane that has not got through for some time."""
-        return [f"{x.topic}: {x.trouble}" for x in self.lanes.values() if x.trouble and x.wait_s >= _TELL_S]
+        said = [f"{x.topic}: {x.trouble}" for x in self.lanes.values() if x.trouble and x.wait_s >= _TELL_S]
+        ended = {m.topic for _, m in self.suspects if m.lost_alone > 1}
+        return said + [f"{topic}: the broker ends the connection instead of answering" for topic in sorted(ended)]
 
     # --- what to send ---
 
@@ -136,7 +139,8 @@ class Lanes:
 
     def _ready(self, now_s: float) -> Iterator[Lane]:
         for lane in self.lanes.values():
-            if lane.flying < lane.limit() and lane.not_before_s <= now_s and (lane.back or not lane.empty):
+            more = lane.back or not (lane.empty or lane.suspects >= PER_LANE)
+            if more and lane.flying < lane.limit() and lane.not_before_s <= now_s:
                 yield lane
 
     def due_s(self) -> float | None:
@@ -149,7 +153,9 @@ class Lanes:
         lane = self._lane(m)
         if m in lane.back:
             lane.back.remove(m)
-        self.suspects = [(at, s) for at, s in self.suspects if s is not m]
+        kept = [(at, s) for at, s in self.suspects if s is not m]
+        lane.suspects -= len(self.suspects) - len(kept)
+        self.suspects = kept
         self._serve += 1
         lane.served = self._serve
         lane.flying += 1
@@ -166,7 +172,9 @@ class Lanes:
         lane.flying -= 1
         if result is Result.ACCEPTED:
             self.accepted += 1
-            lane.well()
+            device_id = m.letter.device_id if m.letter else m.device_id
+            for lane in filter(None, (self.lanes.get((m.topic, d)) for d in {"", device_id})):
+                lane.well()  # the topic is open, whoever used it
             return Fate.DELIVERED
         if result is Result.REFUSED:
             return self._refused(lane, m, now_s, reason)
@@ -197,13 +205,10 @@ class Lanes:
                 return Fate.BURY
         if m.lost < 2:
             insort(lane.back, m, key=lambda x: x.order)
-        elif len(self.suspects) < MAX_SUSPECTS:
-            self.suspects.append((now_s + min(_FIRST_S * 2**m.lost_alone, _LONGEST_S), m))
-        else:  # it is read from the outbox again
-            lane.after = min(lane.after, m.order - 1)
-            lane.empty = False
-            lane.pause(now_s, "the broker ends the connection")
+        else:
+            lane.suspects += 1
+            self.suspects.append((now_s + min(_FIRST_S * 2 ** min(m.lost_alone, 8), _LONGEST_S), m))
         return Fate.KEEP
 
     def _lane(self, m: Message) -> Lane:
-        return self.lanes.setdefault(m.topic, Lane(m.topic, READINGS_PRIORITY, empty=True))
+        return self.lanes.setdefault((m.topic, m.device_id), Lane(m.topic, READINGS_PRIORITY, m.device_id, empty=True))

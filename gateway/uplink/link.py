@@ -97,6 +97,13 @@ class _Client(aiomqtt.Client):
         self.packet_maximum = getattr(properties, "MaximumPacketSize", self.packet_maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        if not self._connected.done():  # TLS 1.3 tells of a refused client certificate only after the handshake
+            text = "it ended the connection instead of letting us in; does it trust our certificate?"
+            self._connected.set_exception(aiomqtt.MqttError(text))
+            return
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         waiting = self.answers.pop(mid, None)
         if waiting is not None and not waiting.done():
@@ -179,7 +186,7 @@ async def connect(
     """Open a connection; on leaving it is closed. Raises UnavailableError naming what stands in the way."""
     client = _Client(
         address, settings.port, identifier=identifier, protocol=aiomqtt.ProtocolVersion.V5, clean_start=True,
-        keepalive=KEEPALIVE_S, timeout=ANSWER_S, max_queued_incoming_messages=_INCOMING, max_inflight_messages=1000,
+        keepalive=KEEPALIVE_S, timeout=CONNECT_S, max_queued_incoming_messages=_INCOMING, max_inflight_messages=1000,
         tls_context=context, will=aiomqtt.Will(will.topic, will.body, 1, True) if will else None, logger=_QUIET,
     )  # fmt: skip
     where = f"{settings.host} port {settings.port}"

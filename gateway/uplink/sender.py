@@ -210,7 +210,8 @@ class Sender:
                 body = messages.readings_message(self._gateway, self._stream, waiting, now)
                 if len(body) * 2 < self._body_max or len(body.encode()) <= self._body_max or len(waiting) == 1:
                     lane.after = waiting[-1].id
-                    return Message(lane.topic, messages.readings_key(waiting), body, tuple(w.id for w in waiting))
+                    ids = tuple(w.id for w in waiting)
+                    return Message(lane.topic, messages.readings_key(waiting), body, lane.device_id, ids)
                 waiting = waiting[: len(waiting) // 2]
         lane.empty = True
         return None
