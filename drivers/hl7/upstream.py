@@ -6,6 +6,7 @@ Refuses to know which answer belongs to what.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import cast
 
@@ -65,7 +66,7 @@ async def connect(
         async with asyncio.timeout(timeout_s):
             _, upstream = await asyncio.get_running_loop().create_connection(lambda: Upstream(max_message, heard, lost), host, port)
     except (OSError, TimeoutError) as e:
-        reason = getattr(e, "strerror", None) or "no answer"
+        reason = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else "no answer"
         raise UnavailableError(
             f"the receiver {host}:{port} cannot be reached ({reason})", "check the receiver and the network"
         ) from e

@@ -36,7 +36,8 @@ def _sets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     proxied = {e[1:4] for e in after if e[0] == "via"}
     for key in sorted(set(moved[0]) | set(moved[1]), key=str):
         for line in _flow_change(key, moved[0].get(key), moved[1].get(key)):
-            yield f"{line} (the proxy checks each request)" if key[1:4] in proxied and key in moved[1] else line
+            through = key in moved[1] and (key[1:4] in proxied or (key[0], *key[2:4]) in proxied)
+            yield f"{line} (the proxy checks what passes)" if through else line
     for element in sorted(after - before, key=str):
         yield from _sentence(element, added=True)
     for element in sorted(before - after, key=str):

@@ -17,7 +17,8 @@ import pytest
 
 from hil import scenarios
 from hil.bench import BIN, PASSWORD, TOP, Bench
-from hil.scenarios import SCENARIOS, at_level, flows, play, trusted
+from hil.scenarios import SCENARIOS, Story, at_level, flows, play, trusted
+from hil.stories_hl7 import hostile_hl7, receiver_away, tampered_monitor
 
 pytestmark = pytest.mark.rig
 
@@ -64,6 +65,13 @@ def daemon_log(bench: Bench) -> str:
 def test_scenario(bench: Bench, name: str) -> None:
     result = play(bench, name)
     assert result.ok, result.detail
+
+
+@pytest.mark.parametrize("story", [tampered_monitor, receiver_away, hostile_hl7])
+def test_the_monitor_and_its_receiver(bench: Bench, story: Story) -> None:
+    trusted(bench)
+    figures, detail = story(bench)
+    assert figures and detail
 
 
 def test_the_tpm_goes_and_comes_back(bench: Bench) -> None:

@@ -284,7 +284,7 @@ def test_no_difference_and_the_first_document() -> None:
     lines = difference({}, compiled(pump()))
     assert "pump-1 is let onto the network, at level 3 at most" in lines
     assert "10.77.0.100 to 10.77.0.11, tcp port 7000: needs level 3" in lines
-    assert "10.77.0.100 to 10.77.0.11, tcp port 502: open at any level (the proxy checks each request)" in lines
+    assert "10.77.0.100 to 10.77.0.11, tcp port 502: open at any level (the proxy checks what passes)" in lines
 
 
 @given(_wards(), _wards())
