@@ -100,7 +100,7 @@ class Broker:
             f"user root\nper_listener_settings false\nlistener {self.port} {self.host}\n"
             f"cafile {d}/ca.pem\ncertfile {d}/broker.pem\nkeyfile {d}/broker.key\ntls_version tlsv1.2\n"
             f"require_certificate true\nuse_identity_as_username true\nallow_anonymous false\nacl_file {d}/acl\n"
-            f"persistence true\npersistence_location {d}/\nautosave_interval 1\nmax_queued_messages 100000\n"
+            f"persistence true\npersistence_location {d}/\nautosave_interval 1\nmax_queued_messages 100000\nset_tcp_nodelay true\n"
             f"log_dest stderr\n{extra}"
         )
 

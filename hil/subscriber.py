@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import ssl
 import time
 from collections import Counter
@@ -95,8 +96,9 @@ class Receiver:
         while True:
             with suppress(aiomqtt.MqttError, OSError):
                 async with aiomqtt.Client(
-                    host, port, identifier="receiver", protocol=aiomqtt.ProtocolVersion.V5, clean_start=False, timeout=5,
+                    host, port, identifier="receiver", protocol=aiomqtt.ProtocolVersion.V5, clean_start=False, timeout=2,
                     properties=properties, tls_context=context, keepalive=10,
+                    socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
                 ) as client:  # fmt: skip
                     await client.subscribe(f"{prefix}/#", qos=1)
                     ready.set()
@@ -112,7 +114,7 @@ class Receiver:
             payload = message.payload
             answer = self.take(str(message.topic), payload if isinstance(payload, bytes) else b"")
             if answer and self.acknowledge:
-                await client.publish(*answer, qos=1)
+                await client.publish(*answer, qos=1, timeout=1)
 
 
 def _utc_ns(text: str) -> int:

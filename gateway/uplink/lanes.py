@@ -43,7 +43,10 @@ class Fate(Enum):
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One message on its way: readings by ``ids``, or a ``letter``."""
+    """One message on its way: readings by ``ids``, or a ``letter``.
+
+    While it waits to be sent again it is only its ``first`` and ``last`` id: ten thousand lanes may each hold one.
+    """
 
     topic: str
     key: str
@@ -51,15 +54,22 @@ class Message:
     device_id: str = ""
     ids: tuple[int, ...] = ()
     letter: Letter | None = None
+    first: int = 0
+    last: int = 0
     lost: int = 0
     lost_alone: int = 0
     accepted_before: int = 0
     round: int = 0
 
-    @property
-    def order(self) -> int:
-        """Its place in its lane."""
-        return self.ids[0] if self.ids else self.letter.id if self.letter else 0
+    def __post_init__(self) -> None:
+        if self.ids:
+            self.first, self.last = self.ids[0], self.ids[-1]
+        elif self.letter:
+            self.first = self.last = self.letter.id
+
+    def forget(self) -> None:
+        """Keep only what finds it again."""
+        self.body, self.ids, self.letter = "", (), None
 
 
 @dataclass(slots=True, eq=False)
@@ -148,14 +158,19 @@ class Lanes:
         times = [x.not_before_s for x in self.lanes.values() if x.trouble and (x.back or not x.empty)]
         return min((*times, *(at for at, _ in self.suspects)), default=None)
 
-    def sent(self, m: Message) -> None:
-        """It is on its way."""
+    def drop(self, m: Message) -> None:
+        """It is not there any more (lost to a bound), or about to leave."""
         lane = self._lane(m)
         if m in lane.back:
             lane.back.remove(m)
         kept = [(at, s) for at, s in self.suspects if s is not m]
         lane.suspects -= len(self.suspects) - len(kept)
         self.suspects = kept
+
+    def sent(self, m: Message) -> None:
+        """It is on its way."""
+        self.drop(m)
+        lane = self._lane(m)
         self._serve += 1
         lane.served = self._serve
         lane.flying += 1
@@ -170,6 +185,12 @@ class Lanes:
         self.flying.discard(m)
         lane = self._lane(m)
         lane.flying -= 1
+        fate = self._settle(lane, m, result, now_s, reason, alone)
+        if fate is Fate.KEEP:
+            m.forget()
+        return fate
+
+    def _settle(self, lane: Lane, m: Message, result: Result, now_s: float, reason: str, alone: bool) -> Fate:
         if result is Result.ACCEPTED:
             self.accepted += 1
             device_id = m.letter.device_id if m.letter else m.device_id
@@ -182,7 +203,7 @@ class Lanes:
             return self._lost(lane, m, now_s, alone)
         if result is not Result.UNANSWERED:
             lane.pause(now_s, reason or result.value)
-        insort(lane.back, m, key=lambda x: x.order)
+        insort(lane.back, m, key=lambda x: x.first)
         return Fate.KEEP
 
     def _refused(self, lane: Lane, m: Message, now_s: float, reason: str) -> Fate:
@@ -192,7 +213,7 @@ class Lanes:
             lane.pause(now_s, reason)
             if lane.failures >= DEAD_AFTER:
                 return Fate.BURY
-        insort(lane.back, m, key=lambda x: x.order)
+        insort(lane.back, m, key=lambda x: x.first)
         return Fate.KEEP
 
     def _lost(self, lane: Lane, m: Message, now_s: float, alone: bool) -> Fate:
@@ -204,7 +225,7 @@ class Lanes:
             if m.lost_alone >= DEAD_AFTER and self.accepted > m.accepted_before:
                 return Fate.BURY
         if m.lost < 2:
-            insort(lane.back, m, key=lambda x: x.order)
+            insort(lane.back, m, key=lambda x: x.first)
         else:
             lane.suspects += 1
             self.suspects.append((now_s + min(_FIRST_S * 2 ** min(m.lost_alone, 8), _LONGEST_S), m))

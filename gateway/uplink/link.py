@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -141,7 +142,11 @@ class Link:
 
     async def publish(self, topic: str, body: str, *, retain: bool = False) -> Answer:
         """Send at QoS 1 and wait for the broker's answer. Raises LinkLostError when there is none: the connection is over then."""
-        answer = self._client.start(topic, body.encode(), retain)
+        try:
+            answer = self._client.start(topic, body.encode(), retain)
+        except LinkLostError as e:
+            self.end(e)
+            raise
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await answer
@@ -188,6 +193,7 @@ async def connect(
         address, settings.port, identifier=identifier, protocol=aiomqtt.ProtocolVersion.V5, clean_start=True,
         keepalive=KEEPALIVE_S, timeout=CONNECT_S, max_queued_incoming_messages=_INCOMING, max_inflight_messages=1000,
         tls_context=context, will=aiomqtt.Will(will.topic, will.body, 1, True) if will else None, logger=_QUIET,
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # small answers wait for nobody's delayed ACK
     )  # fmt: skip
     where = f"{settings.host} port {settings.port}"
     try:

@@ -174,8 +174,8 @@ class Sender:
                 devices, topics = await self._outbox.lanes()
                 readings = [(f"{messages.READINGS}/{d}", READINGS_PRIORITY, d) for d in devices]
                 self._lanes.refresh((*readings, *((t, p, "") for t, p in topics)))
-            while (chosen := self._lanes.choose(self._now())) is not None:
-                message = await self._next(chosen) if isinstance(chosen, Lane) else chosen
+            while not link.ended.done() and (chosen := self._lanes.choose(self._now())) is not None:
+                message = await (self._next(chosen) if isinstance(chosen, Lane) else self._again(chosen))
                 if message is not None:
                     self._lanes.sent(message)
                     self._launch(link, message)
@@ -197,23 +197,42 @@ class Sender:
 
     async def _next(self, lane: Lane) -> Message | None:
         """Take a lane's next message from the outbox; None when it has none."""
-        now = self._clock.now()
-        if not lane.device_id:
-            found = await self._outbox.take_letters(lane.topic, lane.after, 1)
-            if found:
-                lane.after = found[0].id
-                key, body = messages.letter_message(self._gateway, self._stream, found[0], now)
-                return Message(lane.topic, key, body, letter=found[0])
+        message = await self._message(lane.topic, lane.device_id, lane.after)
+        if message is None:
+            lane.empty = True
         else:
-            waiting = await self._outbox.take(BATCH, lane.after, lane.device_id)
-            while waiting:
-                body = messages.readings_message(self._gateway, self._stream, waiting, now)
-                if len(body) * 2 < self._body_max or len(body.encode()) <= self._body_max or len(waiting) == 1:
-                    lane.after = waiting[-1].id
-                    ids = tuple(w.id for w in waiting)
-                    return Message(lane.topic, messages.readings_key(waiting), body, lane.device_id, ids)
-                waiting = waiting[: len(waiting) // 2]
-        lane.empty = True
+            lane.after = message.last
+        return message
+
+    async def _again(self, old: Message) -> Message | None:
+        """Read a message again that is to be sent again; None when a bound took it meanwhile."""
+        found = await self._message(old.topic, old.device_id, old.first - 1, old.last)
+        if found is None:
+            self._lanes.drop(old)
+            return None
+        lane = self._lanes.lanes[old.topic, old.device_id]
+        lane.after = min(lane.after, found.last) if found.last < old.last else lane.after  # a smaller packet limit splits it
+        old.key, old.body, old.ids, old.letter = found.key, found.body, found.ids, found.letter
+        old.first, old.last = found.first, found.last
+        return old
+
+    async def _message(self, topic: str, device_id: str, after: int, last: int | None = None) -> Message | None:
+        """The oldest of a lane after one id, up to another, as much as fits into one message."""
+        now = self._clock.now()
+        if not device_id:
+            letters = await self._outbox.take_letters(topic, after, 1)
+            if not letters or (last is not None and letters[0].id > last):
+                return None
+            key, body = messages.letter_message(self._gateway, self._stream, letters[0], now)
+            return Message(topic, key, body, letter=letters[0])
+        waiting = await self._outbox.take(BATCH, after, device_id)
+        if last is not None:
+            waiting = [w for w in waiting if w.id <= last]
+        while waiting:
+            body = messages.readings_message(self._gateway, self._stream, waiting, now)
+            if len(waiting) == 1 or len(body.encode()) <= self._body_max:
+                return Message(topic, messages.readings_key(waiting), body, device_id, tuple(w.id for w in waiting))
+            waiting = waiting[: len(waiting) // 2]
         return None
 
     def _launch(self, link: Link, message: Message) -> None:

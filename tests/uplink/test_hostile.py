@@ -107,7 +107,7 @@ async def test_a_broker_that_ends_the_connection_after_each_message_gets_everyth
         await until_async(lambda: empty(outbox), "everything", 15)
         assert set(ids(broker)) == set(range(1, 1801))
         assert broker.connections >= 9
-        assert len([t for t in run.told if not t.up]) <= 1, "no storm of alarms"
+        assert len([t for t in run.told if not t.up]) <= broker.connections / 3, "no storm of alarms"
     assert all(c.dead == c.dropped == 0 for c in await outbox.counts())
 
 

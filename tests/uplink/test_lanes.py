@@ -28,9 +28,10 @@ class Post:
         """Send whatever may be sent."""
         while (chosen := self.lanes.choose(self.now)) is not None:
             m = self.fetch(chosen) if isinstance(chosen, Lane) else chosen
+            assert m is None or isinstance(chosen, Lane) or not m.body, "what waits is not held in memory"
             if m is not None:
                 self.lanes.sent(m)
-                self.sent.append((m.topic, m.order))
+                self.sent.append((m.topic, m.first))
 
     def fetch(self, lane: Lane) -> Message | None:
         row = next((i for i in self.waiting[lane.topic] if i > lane.after), None)
@@ -43,14 +44,14 @@ class Post:
     def settle(self, m: Message, result: Result) -> None:
         fate = self.lanes.settle(m, result, self.now, "because")
         if fate is not Fate.KEEP:
-            (self.delivered if fate is Fate.DELIVERED else self.buried).append((m.topic, m.order))
-            self.waiting[m.topic].remove(m.order)
+            (self.delivered if fate is Fate.DELIVERED else self.buried).append((m.topic, m.first))
+            self.waiting[m.topic].remove(m.first)
 
     def step(self, answer: dict[str, Result] | Result) -> None:
         """One round: everything on its way is answered by topic (default: accepted), then a second passes."""
         self.refresh()
         self.launch()
-        for m in sorted(self.lanes.flying, key=lambda m: m.order):
+        for m in sorted(self.lanes.flying, key=lambda m: m.first):
             self.settle(m, answer if isinstance(answer, Result) else answer.get(m.topic, Result.ACCEPTED))
         self.now += 1.0
 
@@ -135,7 +136,7 @@ def test_a_message_at_which_the_connection_ends_is_found_and_the_others_get_thro
         post.launch()
         flying = list(post.lanes.flying)
         random.Random(i).shuffle(flying)
-        closed = any((m.topic, m.order) == poison for m in flying)
+        closed = any((m.topic, m.first) == poison for m in flying)
         for m in flying:
             post.settle(m, Result.LOST if closed else Result.ACCEPTED)
         post.now += 1
@@ -160,7 +161,7 @@ def test_a_broker_that_takes_one_message_a_connection_gets_them_all() -> None:
     for _ in range(1500):
         post.refresh()
         post.launch()
-        for i, m in enumerate(sorted(post.lanes.flying, key=lambda m: m.order)):
+        for i, m in enumerate(sorted(post.lanes.flying, key=lambda m: m.first)):
             post.settle(m, Result.ACCEPTED if i == 0 else Result.LOST)
         post.now += 1
     assert not post.buried
@@ -194,7 +195,7 @@ def test_whatever_a_broker_answers_nothing_is_lost_and_nothing_grows(data: st.Da
         post.refresh()
         post.launch()
         assert len(post.lanes.flying) <= WINDOW
-        for m in sorted(post.lanes.flying, key=lambda m: (m.order, m.topic)):
+        for m in sorted(post.lanes.flying, key=lambda m: (m.first, m.topic)):
             post.settle(m, data.draw(st.sampled_from(list(Result))))
         post.now += 1
     for _ in range(300):
