@@ -111,7 +111,7 @@ def _toml(a: Answers) -> str:
             raise InputError(f"--peer {pair} is not NAME=ADDRESS", "write it as central=10.0.0.5")
         peers.setdefault(name, []).append(address)
     q = json.dumps
-    extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\nlisten_port = 15502\n"
+    extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
     measured = "uefi" if a.tcti.startswith("swtpm") or Path("/sys/firmware/efi").exists() else "none"
     return "\n".join(
         (

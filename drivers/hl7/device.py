@@ -20,7 +20,7 @@ from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Function, Hl7Rule, Rule
 
-MAX_CONNECTIONS = 64  # a device: its routes, and a few that did not close
+MAX_CONNECTIONS = 16  # a device: its routes, and a few that did not close
 _RESTART_S = 1.0  # a device that says something else with each message has its link told anew this often at most
 Identity = Mapping[str, bytes]
 

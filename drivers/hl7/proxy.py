@@ -28,8 +28,10 @@ from gateway.errors import MalformedError, WardgateError
 from gateway.model.instant import NS_PER_S
 
 MAX_PIPELINED = 16  # messages that wait behind the one being answered; MLLP senders have one under way
+MAX_QUEUED = 256 * 1024  # bytes of those; a device of 16 connections holds no more memory than a few long messages need
 PARTIAL_S = 10.0  # a message that began must be whole by then
 _SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a sender that does not read
+_NEVER = float("inf")
 _LATER = 16  # application acknowledgements that may still come, in enhanced mode
 
 
@@ -58,7 +60,8 @@ class ClientLink(asyncio.Protocol):
         self._up: Upstream | None = None
         self._later: deque[bytes] = deque(maxlen=_LATER)  # control ids whose application acknowledgement may come
         self._owed: deque[bytes] = deque(maxlen=_LATER)  # application acknowledgements that the device may acknowledge
-        self._deadline_s = self._partial_s = float("inf")
+        self._deadline_s = self._partial_s = _NEVER
+        self._queued = 0
         self._loop = asyncio.get_running_loop()
 
     # --- asyncio ---
@@ -76,15 +79,15 @@ class ClientLink(asyncio.Protocol):
         if not self._open:
             return
         try:
-            self._queue.extend(self._decoder.feed(data))
+            whole = self._decoder.feed(data)
         except MalformedError as e:
             self._note("malformed", f"a sender broke MLLP: {e.what}; its connection was closed")
             self.close()
             return
-        if not self._decoder.partial:
-            self._partial_s = float("inf")
-        elif self._partial_s == float("inf"):
-            self._partial_s = self._loop.time() + PARTIAL_S
+        self._queue.extend(whole)
+        self._queued += sum(map(len, whole))
+        if whole or self._partial_s == _NEVER:
+            self._partial_s = self._loop.time() + PARTIAL_S if self._decoder.partial else _NEVER
         self._work()
 
     def pause_writing(self) -> None:
@@ -132,14 +135,18 @@ class ClientLink(asyncio.Protocol):
         self._working = True
         while self._open and self._queue and not self._busy and not self._congested:
             self._busy = True
-            self._take(self._queue.popleft())
+            raw = self._queue.popleft()
+            self._queued -= len(raw)
+            self._take(raw)
         self._working = False
-        full = len(self._queue) >= MAX_PIPELINED
+        full = len(self._queue) >= MAX_PIPELINED or self._queued >= MAX_QUEUED
         if self._open and full is not self._paused:
             self._paused = full
             if full:
+                self._partial_s = _NEVER  # it cannot be whole while nobody reads
                 self._transport.pause_reading()
             else:
+                self._partial_s = self._loop.time() + PARTIAL_S if self._decoder.partial else _NEVER
                 self._transport.resume_reading()
 
     def _take(self, raw: bytes) -> None:
@@ -191,7 +198,7 @@ class ClientLink(asyncio.Protocol):
 
     def _finish(self, answer: bytes | None) -> None:
         """The message is done with; the next one may come."""
-        self._busy, self._asked, self._deadline_s = False, None, float("inf")
+        self._busy, self._asked, self._deadline_s = False, None, _NEVER
         if self._open and answer:
             self._transport.write(mllp.encode(answer))
         self._work()

@@ -139,3 +139,37 @@ async def test_settings_and_ports() -> None:
         second = Hl7Driver(FakeContext(), {"listen_port": b.driver.port, "listen": ["0.0.0.0"]})
         with pytest.raises(UnavailableError, match=str(b.driver.port)):
             await second.run()
+
+
+async def test_a_busy_sender_is_not_taken_for_one_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always half a message under way; each is whole in time."""
+    monkeypatch.setattr("drivers.hl7.proxy.PARTIAL_S", 0.4)
+    async with Bench().running() as b:
+        b.grant(3)
+        s = await b.dial()
+        assert b"|AA|" in await s.ask(oru(b"Z"))
+        stream = b"".join(mllp.encode(oru(b"B%02d" % i)) for i in range(15))
+        for at in range(0, len(stream), len(stream) // 29):
+            s.writer.write(stream[at : at + len(stream) // 29])
+            await asyncio.sleep(0.05)
+        for i in range(15):
+            assert b"|AA|B%02d" % i in await s.heard()
+
+
+async def test_long_messages_wait_in_the_socket_and_not_in_memory() -> None:
+    async with Bench(answer_s=5.0).running() as b:
+        b.grant(3)
+        s = await b.dial()
+        assert b"|AA|" in await s.ask(oru(b"Z"))
+        b.receiver.answer = lambda _: None
+        long = [oru(b"L%02d" % i) + b"ZZZ|" + b"A" * 400_000 + b"\r" for i in range(12)]
+        s.send(*long)
+        await until(lambda: len(b.receiver.messages) == 2, "the first is with the receiver")
+        await asyncio.sleep(0.3)
+        link = next(iter(b.driver._links["monitor-1"].connections))
+        assert link._queued < 1_000_000 and link._paused  # type: ignore[attr-defined]
+        b.receiver.answer = b.receiver.accept
+        next(iter(b.receiver._writers)).write(mllp.encode(b.receiver.accept(long[0]) or b""))
+        for i in range(12):
+            assert b"|AA|L%02d" % i in await s.heard()
+        assert b.receiver.messages[1:] == long
