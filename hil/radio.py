@@ -23,24 +23,36 @@ _EXTENDED = hci.LeFeatureMask.LE_EXTENDED_ADVERTISING | hci.LeFeatureMask.LE_PER
 
 
 class Air(LocalLink):
-    """A LocalLink with four repairs: source addresses, silent loss, cheap broadcast, and no crash on a vanished peer."""
+    """A LocalLink with repairs: links by both their ends (two radios may claim one address), silent loss, cheap broadcast.
+
+    A connection that nobody took ends as on the air: it fails to be established.
+    """
+
+    def _end(self, address: hci.Address, peer: hci.Address) -> Controller | None:
+        """The controller at the ``address`` end of a link with ``peer``."""
+        for c in self.controllers:
+            connection = c.le_connections.get(peer)
+            if connection is not None and connection.self_address == address:
+                return c
+        return None
 
     def send_acl_data(
         self, sender_controller: Controller, destination_address: hci.Address, transport: core.PhysicalTransport, data: bytes
     ) -> None:
         """Deliver from the address that the connection was made with (bumble takes whatever address is random now)."""
         connection = sender_controller.le_connections.get(destination_address)
-        receiver = self.find_le_controller(destination_address)
+        receiver = None if connection is None else self._end(destination_address, connection.self_address)
         if connection is not None and receiver is not None:
             asyncio.get_running_loop().call_soon(receiver.on_link_acl_data, connection.self_address, transport, data)
 
     def send_advertising_pdu(self, sender_controller: Controller, packet: ll.AdvertisingPdu) -> None:
-        """Deliver an advertisement only to those who listen, a connection request only to its target."""
+        """Deliver an advertisement only to those who listen, a connection request only to whoever has its target's address."""
         loop = asyncio.get_running_loop()
         if isinstance(packet, ll.ConnectInd):
-            target = self.find_le_controller(packet.advertiser_address)
-            if target is not None:
-                loop.call_soon(target.on_ll_advertising_pdu, packet)
+            for c in self.controllers:
+                if c is not sender_controller and packet.advertiser_address in (c.random_address, c.public_address):
+                    loop.call_soon(c.on_ll_advertising_pdu, packet)
+            loop.call_later(SUPERVISION_S, self._established, packet)
             return
         for c in self.controllers:
             if c is not sender_controller and (c.le_scan_enable or c.pending_le_connection):
@@ -48,7 +60,7 @@ class Air(LocalLink):
 
     def send_ll_control_pdu(self, sender_address: hci.Address, receiver_address: hci.Address, packet: ll.ControlPdu) -> None:
         """Deliver a control PDU; one for a peer that is gone is lost, as on the air."""
-        receiver = self.find_le_controller(receiver_address)
+        receiver = self._end(receiver_address, sender_address)
         if receiver is not None:
             asyncio.get_running_loop().call_soon(receiver.on_ll_control_pdu, sender_address, packet)
 
@@ -67,14 +79,17 @@ class Air(LocalLink):
             loop.call_later(SUPERVISION_S, self._time_out, link.self_address, link.peer_address)
 
     def _time_out(self, lost: hci.Address, peer: hci.Address) -> None:
-        controller = self.find_le_controller(peer)
-        connection = controller.le_connections.get(lost) if controller else None
-        if controller and connection and not self._still_there(lost, peer):
-            controller.on_le_disconnected(connection, hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR)
+        self._end_alone(peer, lost, hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR)
 
-    def _still_there(self, address: hci.Address, peer: hci.Address) -> bool:
-        other = self.find_le_controller(address)
-        return other is not None and peer in other.le_connections
+    def _established(self, packet: ll.ConnectInd) -> None:
+        failed = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
+        self._end_alone(packet.initiator_address, packet.advertiser_address, failed)
+
+    def _end_alone(self, address: hci.Address, peer: hci.Address, reason: int) -> None:
+        """End a link at ``address`` whose other end is not there."""
+        controller = self._end(address, peer)
+        if controller is not None and self._end(peer, address) is None:
+            controller.on_le_disconnected(controller.le_connections[peer], reason)
 
 
 class AirAdvertiser(LegacyAdvertiser):

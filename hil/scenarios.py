@@ -157,13 +157,21 @@ def trusted_ward(bench: Bench) -> tuple[dict[str, float], str]:
     flows(bench, "hl7-receiver")
     vitals = bench.ask("monitor-1", "state")["live"]
     check(vitals["last"] == "AA", f"the monitor's vitals are answered {vitals['last']}")
-    reading = next((r for r in bench.device("patch-1")["readings"] if r["value"] is not None), None)
-    check(reading is not None, "no heart rate arrived from the patch")
+    heard = ", ".join(f"{d} {_reading(bench, d):g}" for d, p in bench.positions.items() if p["bus"] == "ble")
     bundle = bench.verify("patch-1")
-    assert reading
-    return {
-        "seconds_to_trust": took
-    }, f"level 3, all functions pass; heart rate {reading['value']:g}/min; certificate {bundle} verified"
+    text = f"everybody at the level its evidence can earn, all functions pass; {heard}; certificate {bundle} verified"
+    return {"seconds_to_trust": took}, text
+
+
+def _reading(bench: Bench, device_id: str) -> float:
+    """A number that a wearable measured, as the gateway shows it (the bench's oximeter has moments without one)."""
+    deadline = time.monotonic() + 5
+    while True:
+        for reading in bench.device(device_id)["readings"]:
+            if reading["value"] is not None:
+                return float(reading["value"])
+        check(time.monotonic() < deadline, f"no reading arrived from {device_id}")
+        time.sleep(0.1)
 
 
 def tampered_wearable(bench: Bench) -> tuple[dict[str, float], str]:

@@ -129,7 +129,7 @@ class BleDriver:
             await self._context.emit(PartChanged(PART, up=True))
         air = Air(bluez, self._adapter, self._sightings, self._stirred)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._scan(), name="ble-scan")
+            group.create_task(self._scan(bluez), name="ble-scan")
             group.create_task(self._report_seen(), name="ble-seen")
             group.create_task(self._watch_adapter(bluez), name="ble-watch")
             group.create_task(self._announce(bluez), name="ble-announce")
@@ -156,10 +156,10 @@ class BleDriver:
 
     # --- the air ---
 
-    async def _scan(self) -> None:
+    async def _scan(self, bluez: Bluez) -> None:
         """Listen: all the time while a device of ours is missing, a fifth of it otherwise."""
         while True:
-            async with self._listening():
+            async with self._listening(bluez):
                 await asyncio.sleep(SCAN_S)
                 while self._missing():
                     self._stirred.clear()
@@ -170,7 +170,7 @@ class BleDriver:
                 await _any(self._stirred, timeout_s=left)
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
+    async def _listening(self, bluez: Bluez) -> AsyncIterator[None]:
         scanner = BleakScanner(self._advertised, bluez={"adapter": self._adapter})
         async with asyncio.timeout(CALL_S):
             await scanner.start()
@@ -178,8 +178,9 @@ class BleDriver:
             yield
         finally:
             try:
-                async with asyncio.timeout(CALL_S):  # bleak waits for ever on a daemon that hangs
-                    await scanner.stop()
+                if not bluez.lost.is_set():  # on a bus that is gone there is nobody to tell
+                    async with asyncio.timeout(CALL_S):  # bleak waits for ever on a daemon that hangs
+                        await scanner.stop()
             except (BleakError, TimeoutError, OSError, EOFError) as e:
                 self._context.log.debug("scanning did not stop in order: %r", e)
 

@@ -138,7 +138,8 @@ class Link:
             # full jitter, cut short when a device that was away comes back
             wait_s = FLOOR_S + random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(tries, 10)))  # noqa: S311
             with suppress(TimeoutError):
-                await asyncio.wait_for(appeared.wait(), wait_s)
+                async with asyncio.timeout(wait_s):  # wait_for may lose a cancellation (bpo-37658)
+                    await appeared.wait()
                 tries = 0
 
     @asynccontextmanager

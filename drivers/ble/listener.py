@@ -128,7 +128,8 @@ class Listener(Link):
             appeared = air.sightings.appeared(self._address)
             appeared.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(appeared.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await appeared.wait()
                 tries = 0
 
     async def _hand_over(self, live: Live) -> None:
@@ -145,7 +146,7 @@ class Listener(Link):
 
     async def _listen(self) -> None:
         """Until nothing authentic was heard for ``SILENT_S``, or the chain the wearable knows is over."""
-        since = self._context.clock.now().mono_ns
+        since, self._audible = self._context.clock.now().mono_ns, False
         while True:
             now = self._context.clock.now()
             if self._heard_ns > since and not self._audible:
@@ -157,7 +158,8 @@ class Listener(Link):
                 return
             self._came.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._came.wait()
 
     async def _tell_counts(self) -> None:
         while True:

@@ -15,6 +15,7 @@ import pytest
 from drivers.ble.driver import BleDriver
 from drivers.ble.listener import FORGED, STALE
 from gateway.driver import Assignment
+from gateway.errors import UnavailableError
 from gateway.model.device import Bond, Bus, Device
 from gateway.model.event import Behaviour, EvidenceArrived, EvidenceFailed, LinkChanged, PartChanged
 from gateway.model.evidence import Channel, ChannelKind, Evidence, EvidenceClass, MediaType, Tier
@@ -240,3 +241,22 @@ async def test_a_beacon_that_forgot_its_epoch_is_told_again_over_its_bond(ward: 
     await ward.context.wait(LinkChanged, lambda e: not e.up, mark, 15)
     await ward.up(mark + 1)
     assert before <= 1 and (await ward.ask("beacon-1"))["pairings"] == 0
+
+
+async def test_announcing_ends_with_the_bus_and_begins_again(ward: Ward) -> None:
+    await ward.serve("beacon-1", Bond.MITM)
+    await ward.up()
+    mark = len(ward.context.events)
+    ward.bench.kill("dbus")
+    with pytest.raises(UnavailableError):
+        assert ward._task is not None
+        await asyncio.wait_for(asyncio.shield(ward._task), 10)
+    down = ward.context.of(PartChanged, mark)[-1]
+    assert (down.part, down.up) == ("bluetooth", False)
+    ward.bench.processes["bluez"].stop()
+    ward.bench.start_bus()
+    ward.bench.start_bluez()
+    mark = len(ward.context.events)
+    ward._task = asyncio.create_task(ward.driver.run())  # as the supervisor does
+    await ward.up(mark)
+    await ward.attest("beacon-1", ward.epoch())
