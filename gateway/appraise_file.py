@@ -19,9 +19,10 @@ from gateway.model.certificate import EvidenceRef, Verdict
 from gateway.model.evidence import Channel, ChannelKind, Evidence, MediaType, Tier
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
-from gateway.model.profile import Provenance, References, TrustAnchor
+from gateway.model.profile import Profile, Provenance, References, TrustAnchor
 from gateway.policy.decide import profile_digest
 from gateway.policy.profile import parse_profile
+from gateway.proposal import read_endorsement
 from gateway.verifier.appraise import appraise
 
 EXIT = {Tier.AFFIRMING: 0, Tier.WARNING: 10, Tier.CONTRAINDICATED: 11, Tier.NONE: 12}
@@ -39,7 +40,7 @@ def appraise_file(
         raise InputError(f"the profile is no TOML ({e})", "mend it") from None
     now = Instant("file", 0, at_utc_ns)
     evidence = Evidence(profile.id, media_type, payload, nonce, Channel(ChannelKind.OPEN), now, "file")
-    result = appraise(evidence, References(_anchor(key), profile.values))
+    result = appraise(evidence, _references(key, profile))
     ref = EvidenceRef(media_type, hashlib.sha256(payload).digest(), nonce, "file")
     verdict = Verdict(
         profile.id,
@@ -66,6 +67,17 @@ def appraise_file(
     )
 
 
+def _references(key: bytes, profile: Profile) -> References:
+    """From the device's public key (PEM), or from its endorsement (JSON), which may hold shared keys."""
+    if not key.lstrip().startswith(b"{"):
+        return References(_anchor(key), profile.values)
+    target = profile.targets[0].name
+    references, shared = read_endorsement(key.decode("utf-8", "replace"), target, None)
+    named = {v.name for v in references.values}
+    values = (*references.values, *(v for v in profile.values if v.name not in named))
+    return References(references.anchors, values).with_secrets(shared)
+
+
 def _anchor(key: bytes) -> tuple[TrustAnchor, ...]:
     """The device's public key (PEM); its UEID is RFC 9783's for this product: 0x01 and SHA-256 of the key."""
     if not key:
@@ -73,5 +85,5 @@ def _anchor(key: bytes) -> tuple[TrustAnchor, ...]:
     try:
         spki = load_pem_public_key(key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except ValueError as e:
-        raise InputError("the key is no public key in PEM", "give the device's public key") from e
+        raise InputError("the key is no public key in PEM", "give the device's public key, or its endorsement") from e
     return (TrustAnchor(b"\x01" + hashlib.sha256(spki).digest(), spki, Provenance.MAKER),)

@@ -32,8 +32,8 @@ class Row:
 def run_checks(config: Config) -> list[Row]:
     """All checks, in the order in which an engineer would mend them."""
     checks: tuple[tuple[str, Callable[[Config], Row]], ...] = (
-        ("profiles", _profiles), ("tpm", _tpm), ("enrolment", _enrolment), ("bluetooth", _bluetooth), ("wiring", _wiring),
-        ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
+        ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
+        ("wiring", _wiring), ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
     )  # fmt: skip
     rows = []
     for name, check in checks:
@@ -67,6 +67,24 @@ def _tpm(config: Config) -> Row:
             await tpm.close()
 
     return Row("tpm", True, asyncio.run(look()) or f"answers on {config.tpm.tcti}")
+
+
+def _keys(config: Config) -> Row:
+    from gateway.attester.keystore import FILE, KeyStore
+    from gateway.attester.tpm import Tpm
+
+    async def look() -> int:
+        tpm = Tpm(config.tpm.tcti)
+        try:
+            store = KeyStore(tpm, config.gateway.state, config.gateway.id)
+            await store.open()
+            return store.devices
+        finally:
+            await tpm.close()
+
+    if not (config.gateway.state / FILE).exists():
+        return Row("keys", True, "no device shares a key with this gateway")
+    return Row("keys", True, f"the key store opens: {asyncio.run(look())} devices")
 
 
 def _enrolment(config: Config) -> Row:

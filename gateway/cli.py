@@ -373,7 +373,7 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("file")
     p.add_argument("--type", required=True, metavar="MEDIATYPE")
     p.add_argument("--profile", required=True, metavar="PROFILE.toml")
-    p.add_argument("--key", metavar="FILE")
+    p.add_argument("--key", metavar="FILE", help="the device's public key (PEM), or its endorsement (JSON) with shared keys")
     p.add_argument("--nonce", metavar="HEX")
     p.add_argument("--at", metavar="TIME")
 

@@ -46,7 +46,7 @@ def propose(device_id: str, a: Mapping[str, str], profile: Profile, gateway_id: 
     if device.bus is not Bus.BLE and binding is None:
         raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
     target = next((t.name for t in profile.targets if t.evidence_class in _MEASURED), "")
-    references, shared = _endorsement(a.get("endorsement", ""), target, gateway_id)
+    references, shared = read_endorsement(a.get("endorsement", ""), target, gateway_id)
     return Proposal(device, passkey, references, shared)
 
 
@@ -61,7 +61,8 @@ def without_secrets(command: OperatorCommand) -> OperatorCommand:
     return replace(command, secret="", arguments=tuple(kept))
 
 
-def _endorsement(text: str, target: str, gateway_id: str) -> tuple[References, dict[str, bytes]]:
+def read_endorsement(text: str, target: str, gateway_id: str | None) -> tuple[References, dict[str, bytes]]:
+    """Anchors with reference values, and the shared keys by use. ``gateway_id`` None: for any gateway. Raises InputError."""
     if not text:
         return References(), {}
     data = _json(text)
@@ -83,7 +84,7 @@ def _endorsement(text: str, target: str, gateway_id: str) -> tuple[References, d
         raise InputError("the endorsement holds no key", "ask the maker for spki, or for this gateway's token-key or beacon-key")
     if any(len(key) != _KEY_BYTES for key in shared.values()):
         raise InputError(f"a key shared with a device is {_KEY_BYTES} bytes", "ask the maker for keys made for this gateway")
-    if shared and data.get("gateway") != gateway_id:
+    if shared and gateway_id is not None and data.get("gateway") != gateway_id:
         made_for = str(data.get("gateway", "nobody"))[:63]
         raise InputError(f"the endorsement's keys were made for gateway {made_for!r}, not {gateway_id!r}", "ask for this gateway's")
     return References(tuple(anchors), values), shared

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import pytest
 
 from gateway import codec
+from gateway.appraise_file import appraise_file
 from gateway.engine import Engine
-from gateway.errors import InputError
+from gateway.errors import EvidenceError, InputError
 from gateway.model.device import Bond, Bus, Device, DeviceState
 from gateway.model.effect import Effect, KeepBond, Record
 from gateway.model.event import ChallengeIssued, Configured, Event, EvidenceArrived, LinkChanged, OperatorCommand
@@ -20,6 +21,7 @@ from gateway.model.profile import BEACON_KEY, TOKEN_KEY
 from gateway.proposal import Proposal, propose, without_secrets
 from gateway.screening import screen_for
 from hil.psa import MacSigner, mac_signer_of
+from tests.fakes.ward import PROFILES as PROFILES_DIR
 from tests.fakes.ward import profile
 from tests.verifier.test_beacon import EPOCHS
 
@@ -189,8 +191,6 @@ def test_the_record_of_a_command_holds_no_key() -> None:
 
 
 def test_a_screen_follows_the_references_the_engine_holds() -> None:
-    from gateway.errors import EvidenceError
-
     ward = Ward()
     assert screen_for(OXIMETER, lambda: ward.engine.standings) is None
     screen = screen_for(BEACON, lambda: ward.engine.standings)
@@ -206,3 +206,21 @@ def test_a_screen_follows_the_references_the_engine_holds() -> None:
     ward.engine.standings = {}
     with pytest.raises(EvidenceError):
         screen(EPOCHS[3] + signer.beacon(GATEWAY, EPOCHS[3], 3, 1, b""))
+
+
+# --- on the command line ---
+
+
+def test_evidence_in_a_file_is_appraised_with_the_endorsement_as_key() -> None:
+    signer, toml = mac_signer_of(OXIMETER, OXIMETER.encode().ljust(32, b"\0")), PROFILES_DIR
+    key = endorsement(OXIMETER).encode()
+    token = signer.token(bytes(32), GATEWAY)
+    made = signer.beacon(GATEWAY, EPOCHS[3], 3, 1, b"")
+    for payload, media, name, nonce in (
+        (token, MediaType.PSA, "pulse-oximeter", bytes(32)),
+        (EPOCHS[3] + made, MediaType.BEACON, "temperature-beacon", EPOCHS[3]),
+    ):
+        profile_toml = (toml / f"{name}.toml").read_bytes()
+        assert appraise_file(payload, media, profile_toml, key, nonce, 10**18)[2] == 0
+        assert appraise_file(payload[:-1] + b"\0", media, profile_toml, key, nonce, 10**18)[2] == 12
+        assert appraise_file(payload, media, profile_toml, endorsement(OXIMETER, "gw-2").encode(), nonce, 10**18)[2] == 12

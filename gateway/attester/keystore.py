@@ -44,6 +44,11 @@ class KeyStore:
         """Whether the keys are in memory."""
         return self._shared is not None
 
+    @property
+    def devices(self) -> int:
+        """How many devices have keys here."""
+        return len(self._shared or {})
+
     def of(self, device_id: str) -> Mapping[str, bytes]:
         """A device's keys by use; none while closed."""
         return dict((self._shared or {}).get(device_id, {}))
