@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.clock import Clock
 from gateway.errors import InputError
@@ -101,7 +102,7 @@ class Outbox:
         changes: list[_Item] = [_acknowledgement(ids)] if ids else []
         if letter_ids:
             changes.append(lambda db: letters.acknowledge(db, letter_ids))
-        return await self._group.submit(changes) if changes else 0
+        return await self._group.submit(changes, urgent=len(ids) >= FULL_GROUP) if changes else 0
 
     async def bury(self, topic: str, body: str, reason: str, *, ids: Sequence[int] = (), letter: Letter | None = None) -> None:
         """Set aside what is refused for good: readings by id or one letter, with the message as it was sent and the reason."""
@@ -240,22 +241,19 @@ def _row(o: Observation) -> _Row:
     return (*head, *taken, *received, *certificate, _ROW_BYTES + len(texts))
 
 
-def _observation(r: Sequence[object]) -> Observation:
+def _observation(r: Sequence[Any]) -> Observation:
     device_id, quantity, unit, value, absent, level, *rest = r
-    sequence, digest = rest[8:]
+    taken, received = tuple(rest[:4]), tuple(rest[4:8])
+    taken_at = _instant(taken)
     return Observation(
-        device_id=str(device_id),
-        quantity=str(quantity),
-        unit=str(unit),
-        taken_at=_instant(rest[:4]),
-        received_at=_instant(rest[4:8]),
-        level=None if level is None else TrustLevel(int(str(level))),
-        value=None if value is None else float(str(value)),
-        absent=None if absent is None else str(absent),
-        certificate=CertificateId(int(str(sequence)), digest) if isinstance(digest, bytes) else None,
-    )
+        device_id, quantity, unit, taken_at, taken_at if received == taken else _instant(received),
+        None if level is None else _LEVELS[level], value, absent,
+        None if rest[9] is None else CertificateId(rest[8], rest[9]),
+    )  # fmt: skip
 
 
-def _instant(r: Iterable[object]) -> Instant:
-    boot, mono, utc, quality = r
-    return Instant(str(boot), int(str(mono)), int(str(utc)), TimeQuality(int(str(quality))))
+def _instant(r: Sequence[Any]) -> Instant:
+    return Instant(r[0], r[1], r[2], _QUALITIES[r[3]])
+
+
+_LEVELS, _QUALITIES = tuple(TrustLevel), tuple(TimeQuality)  # indexed by their values: an Enum's call is slow, and drains are long

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import MalformedError
 from gateway.model.certificate import CertificateId
 from gateway.model.effect import Send
-from gateway.model.instant import NS_PER_S, Instant
+from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.observation import Observation
 from gateway.model.outbox import Letter, Waiting
 
@@ -21,6 +21,7 @@ READINGS, STATE, RECEIPTS = "readings", "state", "acknowledged"
 HISTORICAL_S = 10.0  # older than this at sending: it was delayed, and is not to be shown as live
 MAX_RECEIPT = 64 * 1024  # bytes of an acknowledgement; it names at most MAX_IDS messages
 MAX_IDS = 1000
+_QUALITIES = {q: q.name.lower() for q in TimeQuality}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_NS = 253_402_300_799 * NS_PER_S  # the end of year 9999: a clock further ahead is wrong, and still must not stop us
 
@@ -84,6 +85,7 @@ def _head(schema: str, gateway: str, stream: str, message: str) -> dict[str, Any
 
 
 def _reading(number: int, o: Observation, now: Instant) -> dict[str, Any]:
+    taken = _moment(o.taken_at)
     return {
         "id": number,
         "quantity": o.quantity,
@@ -91,8 +93,8 @@ def _reading(number: int, o: Observation, now: Instant) -> dict[str, Any]:
         **({"value": o.value} if o.absent is None else {"absent": o.absent}),
         "level": None if o.level is None else int(o.level),
         "certificate": _certificate(o.certificate),
-        "taken_at": _moment(o.taken_at),
-        "received_at": _moment(o.received_at),
+        "taken_at": taken,
+        "received_at": taken if o.received_at is o.taken_at else _moment(o.received_at),
         "is_historical": _historical(o.taken_at, now),
     }
 
@@ -109,7 +111,7 @@ def _historical(at: Instant, now: Instant) -> bool:
 def _moment(at: Instant) -> dict[str, Any]:
     utc = _EPOCH + timedelta(microseconds=max(0, min(at.utc_ns, _LATEST_NS)) // 1000)
     text = utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-    return {"utc": text, "quality": at.quality.name.lower(), "boot": at.boot_id, "boot_ns": at.mono_ns}
+    return {"utc": text, "quality": _QUALITIES[at.quality], "boot": at.boot_id, "boot_ns": at.mono_ns}
 
 
 def _json(value: dict[str, Any]) -> str:
