@@ -34,14 +34,14 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-async def until(holds: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(0.01)
 
 
-async def until_async(holds: Callable[[], Awaitable[object]], what: str, timeout_s: float = 10.0) -> None:
+async def until_async(holds: Callable[[], Awaitable[object]], what: str, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not await holds():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
