@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gateway import codec
@@ -66,6 +67,15 @@ class Certifier(Protocol):
     async def seal(self, sequence: int, now: Instant) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What one decision left to do, and for each device it grants to, how many revocations there had been by then."""
+
+    at: Instant
+    effects: Sequence[Effect]
+    generations: Mapping[str, int]
+
+
 class Conductor:
     """One engine, one bounded queue, two tasks: ``decide`` and ``carry``."""
 
@@ -88,7 +98,7 @@ class Conductor:
         self._keeper, self._certifier = keeper, certifier
         self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
         self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
-        self._out: deque[tuple[Instant, Sequence[Effect]]] = deque()
+        self._out: deque[_Decided] = deque()
         self._out_ready = asyncio.Event()
         self._generation: dict[str, int] = {}
         self._applied: dict[str, TrustLevel] = {}
@@ -111,10 +121,15 @@ class Conductor:
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     async def drained(self, patience_s: float = 5.0) -> None:
-        """Wait until everything emitted so far was decided, recorded and carried out; gives up after ``patience_s``."""
-        async with asyncio.timeout(patience_s):
-            while not self._queue.empty() or self._out or self._carrying:  # noqa: ASYNC110 - three conditions, bounded above
-                await asyncio.sleep(0.002)
+        """Wait until all that was emitted is decided, recorded and carried out; UnavailableError after ``patience_s``."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while not self._queue.empty() or self._out or self._carrying:  # noqa: ASYNC110 - three conditions, bounded above
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise UnavailableError(
+                "the record is not being written, so nothing can be changed now", "free space on the disk"
+            ) from None
 
     async def decide(self) -> None:
         """The decision loop. Never waits for a disk."""
@@ -146,7 +161,9 @@ class Conductor:
         trail: list[Effect] = []
         if event is not None or any(isinstance(e, (Record, Alarm)) for e in effects):
             trail.append(_trace(event))
-        self._out.append((now, [*trail, *(e for e in effects if e not in revoked and not isinstance(e, Challenge))]))
+        rest = [*trail, *(e for e in effects if e not in revoked and not isinstance(e, Challenge))]
+        granted = {e.lease.device_id for e in rest if isinstance(e, Grant)}
+        self._out.append(_Decided(now, rest, {d: self._generation.get(d, 0) for d in granted}))
         self._out_ready.set()
         for listener in self._listeners:
             listener()
@@ -193,15 +210,14 @@ class Conductor:
             await self._out_ready.wait()
             self._out_ready.clear()
             self._carrying = True
-            while self._out:
-                group: list[tuple[Instant, Sequence[Effect]]] = []
-                while self._out and len(group) < 256:
-                    group.append(self._out.popleft())
-                marks = dict(self._generation)
-                await self._record([(at, e) for at, effects in group for e in effects if isinstance(e, (Record, Alarm))])
-                for at, effects in group:
-                    await self._carry_out(at, effects, marks)
-            self._carrying = False
+            try:
+                while self._out:
+                    group = [self._out.popleft() for _ in range(min(len(self._out), 256))]
+                    await self._record([(d.at, e) for d in group for e in d.effects if isinstance(e, (Record, Alarm))])
+                    for decided in group:
+                        await self._carry_out(decided)
+            finally:
+                self._carrying = False
 
     async def _record(self, rows: Sequence[tuple[Instant, Record | Alarm]]) -> None:
         records = [(at, e if isinstance(e, Record) else self._alarm(e)) for at, e in rows]
@@ -227,20 +243,20 @@ class Conductor:
 
     async def _renew_meanwhile(self) -> None:
         """While the disk refuses: renewals under an unchanged decision need no record and are still given."""
-        renewals = [(at, e) for at, effects in self._out for e in effects if isinstance(e, Grant) and e.renewal]
-        rest = [(at, [e for e in effects if not (isinstance(e, Grant) and e.renewal)]) for at, effects in self._out]
+        waiting = list(self._out)
         self._out.clear()
-        self._out.extend(rest)
-        for at, renewal in renewals:
-            if self._applied.get(renewal.lease.device_id) is renewal.lease.level:
-                await self._grant(renewal, at)
+        self._out.extend(replace(d, effects=[e for e in d.effects if not (isinstance(e, Grant) and e.renewal)]) for d in waiting)
+        for d in waiting:
+            for e in d.effects:
+                if isinstance(e, Grant) and e.renewal and self._applied.get(e.lease.device_id) is e.lease.level:
+                    await self._grant(e, d.generations[e.lease.device_id])
 
-    async def _carry_out(self, at: Instant, effects: Sequence[Effect], marks: dict[str, int]) -> None:
-        for effect in effects:
+    async def _carry_out(self, decided: _Decided) -> None:
+        at = decided.at
+        for effect in decided.effects:
             match effect:
                 case Grant():
-                    if marks.get(effect.lease.device_id, 0) == self._generation.get(effect.lease.device_id, 0):
-                        await self._grant(effect, at)
+                    await self._grant(effect, decided.generations[effect.lease.device_id])
                 case Issue():
                     await self._guard(self._certifier.issue(effect.verdict))
                 case SealEpoch():
@@ -258,9 +274,10 @@ class Conductor:
                 case Record() | Alarm() | Challenge():
                     pass
 
-    async def _grant(self, grant: Grant, at: Instant) -> None:
-        lease, now = grant.lease, self._clock.now()
-        if lease.until.mono_ns <= now.mono_ns:
+    async def _grant(self, grant: Grant, generation: int) -> None:
+        """Apply a lease unless something was revoked since it was decided, even while it is on its way to the kernel."""
+        lease = grant.lease
+        if self._outdated(lease, generation):
             return
         try:
             if lease.addresses:
@@ -272,8 +289,13 @@ class Conductor:
             if self.engine.parts.get("enforcer", (True, ""))[0]:
                 await self.emit(PartChanged("enforcer", up=False, detail=str(e)))
             return
-        self._applied[lease.device_id] = lease.level
-        self._grants.of(lease.device_id).put(lease, now)
+        if not self._outdated(lease, generation):
+            self._applied[lease.device_id] = lease.level
+            self._grants.of(lease.device_id).put(lease, self._clock.now())
+
+    def _outdated(self, lease: Lease, generation: int) -> bool:
+        ended = lease.until.mono_ns <= self._clock.now().mono_ns
+        return ended or generation != self._generation.get(lease.device_id, 0)
 
     async def _ask(self, challenge: Challenge) -> None:
         nonce = self._draw_nonce(challenge.media_type)
