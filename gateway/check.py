@@ -33,8 +33,8 @@ def run_checks(config: Config) -> list[Row]:
     """All checks, in the order in which an engineer would mend them."""
     checks: tuple[tuple[str, Callable[[Config], Row]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
-        ("wiring", _wiring), ("bridge", _bridge), ("enforcer", _enforcer),
-        ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
+        ("wiring", _wiring), ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("broker", _broker),
+        ("disk", _disk), ("memory", _memory),
     )  # fmt: skip
     rows = []
     for name, check in checks:

@@ -67,7 +67,6 @@ class Beacon:
 
     async def _show(self, data: bytes) -> None:
         await self._device.send_sync_command(hci.HCI_LE_Set_Advertising_Data_Command(advertising_data=data))
-        self._device.advertising_data = data  # what auto_restart shows after a disconnection
 
 
 async def run(a: Any) -> None:

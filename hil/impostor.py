@@ -125,8 +125,8 @@ class Pose:
 
 def _in_its_name() -> hci.HCI_LE_Set_Advertising_Parameters_Command:
     return hci.HCI_LE_Set_Advertising_Parameters_Command(
-        advertising_interval_min=0xA0,
-        advertising_interval_max=0xA0,
+        advertising_interval_min=0x4000,
+        advertising_interval_max=0x4000,
         advertising_type=hci.HCI_LE_Set_Advertising_Parameters_Command.AdvertisingType.ADV_IND,
         own_address_type=hci.OwnAddressType.RANDOM,
         peer_address_type=0,
@@ -175,7 +175,7 @@ class Impostor:
                 raise RuntimeError("no genuine beacon was heard")
             await device.send_sync_command(_in_its_name())
             for n in range(count):
-                await self._send(device, self._forged(heard, n))
+                self._send(device, self._forged(heard, n))
                 await asyncio.sleep(1 / PER_SECOND)
         finally:
             await transport.close()
@@ -216,12 +216,11 @@ class Impostor:
             case _:
                 return self._chance.randbytes(self._chance.randrange(1, 24))
 
-    async def _send(self, device: Device, payload: bytes) -> None:
+    def _send(self, device: Device, payload: bytes) -> None:
+        """Put it on the air once, at once: advertising that is enabled again begins with an advertisement."""
         data = bytes(AdvertisingData([data_types.ManufacturerSpecificData(COMPANY, payload)]))
-        enable = hci.HCI_LE_Set_Advertising_Enable_Command
-        await device.send_sync_command(hci.HCI_LE_Set_Advertising_Data_Command(advertising_data=data))
-        await device.send_sync_command(enable(advertising_enable=1))
-        await device.send_sync_command(enable(advertising_enable=0))
+        device.host.send_hci_packet(hci.HCI_LE_Set_Advertising_Data_Command(advertising_data=data))  # nobody waits for the answers
+        device.host.send_hci_packet(hci.HCI_LE_Set_Advertising_Enable_Command(advertising_enable=1))
 
 
 async def serve(ctl: Path, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:

@@ -369,6 +369,7 @@ SCENARIOS: dict[str, Story] = {
     "service-mode": service_mode,
     "planned-restart": planned_restart,
     "wan-outage": elsewhere("hil.stories_uplink", "wan_outage"),
+    "forged-evidence": elsewhere("hil.stories_radio", "forged_evidence"),
     "relayed-wearable": elsewhere("hil.stories_radio", "relayed_wearable"),
     "daemon-killed": daemon_killed,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ class Wearable:
         self._evidence = b""
         self._offset = 0
         self._previous = b""
+        self._tasks: set[asyncio.Task[None]] = set()
         self.device.pairing_config_factory = self._pairing
         for service in (*self.services, self._attestation()):
             self.device.add_service(service)
@@ -114,6 +116,19 @@ class Wearable:
     def _connected(self, connection: Connection) -> None:
         self.counts.connections += 1
         connection.on(Connection.EVENT_PAIRING, self._paired)
+        connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
+
+    def _disconnected(self, _reason: int) -> None:
+        # not bumble's auto_restart: it would bring back a wearable that has vanished
+        if self.present:
+            task = asyncio.ensure_future(self.advertise())
+            self._tasks.add(task)
+            task.add_done_callback(self._advertising_again)
+
+    def _advertising_again(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (e := task.exception()) is not None:
+            logging.getLogger(__name__).warning("cannot advertise again: %r", e)
 
     def _paired(self, _keys: object) -> None:
         self.counts.pairings += 1
@@ -192,7 +207,6 @@ class Wearable:
         if self.advertised:
             shown.insert(1, data_types.CompleteListOf16BitServiceUUIDs(list(self.advertised)))
         await self.device.start_advertising(
-            auto_restart=True,
             advertising_data=bytes(AdvertisingData(shown)),
             advertising_interval_min=self.interval_ms,
             advertising_interval_max=self.interval_ms,

@@ -17,6 +17,7 @@ from gateway.model.device import DeviceState, next_state
 from gateway.model.event import OperatorCommand
 from gateway.model.instant import Instant
 from gateway.model.observation import Reading
+from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
 
 PASSWORD = "a sentence to remember"
@@ -93,6 +94,16 @@ class FakeConsole:
     async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """Newest first."""
         return [e for e in reversed(self._events) if before is None or e.sequence < before][:limit]
+
+    async def outbox(self) -> OutboxView:
+        """Twelve readings wait, and one dead letter lies there."""
+        at = Instant("boot", 1, 1_800_000_000 * 10**9)
+        letter = DeadLetter(1, "readings/patch-1", "not authorized (0x87)", at, '{"value":72}', "patch-1", 4)
+        return OutboxView("delivers to broker", True, 12, 1, 4096, 3.5, 100, 84, 0, 4, (), (letter,))
+
+    async def retry_dead_letters(self) -> int:
+        """One."""
+        return 1
 
     async def bundle(self, device_id: str) -> bytes:
         """Some CBOR."""

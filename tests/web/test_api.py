@@ -176,3 +176,17 @@ async def test_streams_are_counted_and_given_back(door: Door) -> None:
             await asyncio.sleep(0.1)
     assert again.status == 200
     again.close()
+
+
+async def test_the_outbox_is_shown_and_patients_data_in_it_only_to_operators(door: Door) -> None:
+    for name, body in (("vic", ""), ("bea", '{"value":72}')):
+        seen = await (await (await door.as_(name)).get("/api/v1/outbox")).json()
+        assert (seen["readings"], seen["delivered"], seen["dropped"], seen["state"]) == (12, 84, 0, "delivers to broker")
+        assert seen["dead_letters"][0]["reason"] == "not authorized (0x87)"
+        assert seen["dead_letters"][0]["body"] == body
+
+
+async def test_dead_letters_are_sent_again_from_the_console_only(door: Door) -> None:
+    await door.as_("admin-1")
+    answer = await door.client.post("/api/v1/outbox/retry", json={})
+    assert answer.status in (401, 403, 404)
