@@ -22,6 +22,7 @@ from gateway.model.profile import Profile
 if TYPE_CHECKING:
     from gateway.store.database import Database
 
+_BOOT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")  # there only where firmware measured the boot
 T = TypeVar("T")
 Answer = tuple[Any, list[str]]
 
@@ -48,6 +49,7 @@ class Answers:
     extra: Path | None
     new_claim: bool
     interactive: bool
+    root_of_measurement: str = ""  # empty: what this machine shows
 
 
 def initialise(a: Answers) -> Answer:
@@ -112,7 +114,7 @@ def _toml(a: Answers) -> str:
         peers.setdefault(name, []).append(address)
     q = json.dumps
     extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
-    measured = "uefi" if a.tcti.startswith("swtpm") or Path("/sys/firmware/efi").exists() else "none"
+    measured = a.root_of_measurement or ("uefi" if _BOOT_LOG.exists() else "none")
     return "\n".join(
         (
             "# Written by `wardgate init`; every setting is described in gateway/config.py.",

@@ -70,6 +70,7 @@ def _init(o: argparse.Namespace) -> int:
         config=o.config, state=o.state, run=o.run, name=o.name, id=o.id, tcti=o.tcti, ward=o.ward, uplink=o.uplink,
         management=o.management, addresses=tuple(o.address), peers=tuple(o.peer), policy_state=o.policy_state, owner=o.owner,
         port=o.port, profiles=o.profiles, extra=o.extra, new_claim=o.new_claim, interactive=not o.json and sys.stdin.isatty(),
+        root_of_measurement=o.root_of_measurement,
     )  # fmt: skip
     document, lines = initialise(answers)
     _say(o, document, lines)
@@ -348,6 +349,9 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--name", default="Wardgate")
     p.add_argument("--id", default="gateway")
     p.add_argument("--tcti", default="device:/dev/tpmrm0")
+    p.add_argument(
+        "--root-of-measurement", choices=("uefi", "none"), default="", help="who measured the boot; default: what is seen"
+    )
     p.add_argument("--ward", default="ward0")
     p.add_argument("--uplink", default="hosp0")
     p.add_argument("--management", default="mgmt0")

@@ -7,7 +7,6 @@ module only prepares it. Refuses to know HTML and HTTP.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -350,10 +349,6 @@ class Console:
         )
         await self._conductor.emit(event)
         await self._reassign()
-
-    def confirmed_id(self) -> str:
-        """SHA-256 of the confirmed policy document."""
-        return hashlib.sha256(json.dumps(self._confirmed(), sort_keys=True).encode()).hexdigest()
 
 
 def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from typing import Any
 from gateway.model.view import User
 from gateway.store.accounts import Accounts
 
-_CONFIRMERS = ("biomed", "admin")
-
 
 class People(Accounts):
     """The accounts, kept in step with wardgate-policy."""
@@ -25,11 +23,3 @@ class People(Accounts):
         claimed = await super().claim(code, user, password)
         await self.ask_policy({"do": "claim-operator", "code": code, "user": user, "password": password})
         return claimed
-
-    async def add_person(self, actor: User, actor_password: str, name: str, password: str, role: str) -> User:
-        """A new user; one who may confirm policy is made known to wardgate-policy on the admin's own credential."""
-        user = await self.add_user(actor, name, password, role)
-        if role in _CONFIRMERS and actor_password:
-            request = {"do": "add-operator", "user": actor.name, "password": actor_password}
-            await self.ask_policy({**request, "name": name, "new_password": password, "role": role})
-        return user

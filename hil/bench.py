@@ -14,12 +14,10 @@ import re
 import shutil
 import signal
 import sqlite3
-import ssl
 import subprocess
 import sys
 import time
 import tomllib
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -239,6 +237,7 @@ class Bench:
             "--extra",
             extra,
         ]
+        argv += ["--root-of-measurement", gateway["root_of_measurement"]]
         argv += [x for a in network for x in ("--address", a)]
         argv += [x for n in ("clients", "central") for a in hospital[n] for x in ("--peer", f"{n}={a}")]
         self.run.chmod(0o1777)  # each process makes its own socket there; nobody can replace another's
@@ -395,13 +394,6 @@ class Bench:
         self.ask(device_id, "restore")
         if device_id == "pump-1" and self.updated:
             self.ask(device_id, "update")
-
-    def page(self, path: str) -> str:
-        """A page over HTTPS through the host's loopback (its certificate is the gateway's own, not checked here)."""
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with urllib.request.urlopen(f"https://127.0.0.1:{self.port}{path}", context=context, timeout=10) as answer:
-            return str(answer.read().decode())
 
     # --- what the gateway keeps ---
 
