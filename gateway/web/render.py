@@ -6,17 +6,22 @@ Refuses to know requests, sessions and where a picture comes from.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gateway.web import wording
+from gateway.web.chrome import PAGES, Attention, Chrome, chrome
 from gateway.web.desk import Notice, Visitor
 from gateway.web.present import Card, Ward
 
+log = logging.getLogger("wardgate.web")
+
+FRAME = ("attention", "quality")  # the parts of a page that are on every page
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -44,6 +49,7 @@ class Renderer:
 
     def __init__(self, plain: bool = False) -> None:
         self.plain = plain
+        self.picture: Callable[[], Ward] | None = None  # where the frame around a page comes from
         self.assets = _read_assets()
         self.build = hashlib.sha256(b"".join(a.tag.encode() for a in self.assets.values())).hexdigest()[:16]
         env = Environment(
@@ -56,18 +62,29 @@ class Renderer:
         env.filters["ago"] = lambda at_ms, now_ms: wording.duration(now_ms - at_ms)
         env.filters["left"] = lambda until_ms, now_ms: wording.countdown(until_ms - now_ms)
         env.globals["asset"] = self._asset_url
+        env.globals["pages"] = PAGES
         self._env = env
-        card, overview = env.get_template("card.html").module, env.get_template("overview.html").module
+        card, overview, frame = (env.get_template(n).module for n in ("card.html", "overview.html", "frame.html"))
         self._macro: Mapping[str, Callable[..., str]] = {
             **{n: getattr(card, n) for n in ("level", "main", "functions", "readings", "clocks", "actions")},
             **{n: getattr(overview, n) for n in ("headline", "observing", "parts", "facts", "events")},
+            **{n: getattr(frame, n) for n in ("attention", "quality", "rings")},
         }
 
     def page(self, template: str, who: Visitor | None, *, here: str = "", notice: Notice | None = None, **values: Any) -> str:
         """A whole page for ``who`` (None: nobody is logged in)."""
         return self._env.get_template(template).render(
-            user=who.user if who else None, csrf=who.csrf if who else "", here=here, notice=notice, build=self.build, **values
-        )
+            user=who.user if who else None, csrf=who.csrf if who else "", here=here, notice=notice, build=self.build,
+            chrome=self._frame() if who else None, **values,
+        )  # fmt: skip
+
+    def _frame(self) -> Chrome | None:
+        """The frame now; None, which the page says, when the picture cannot be had: a page about an error must not fail too."""
+        try:
+            return chrome(self.picture()) if self.picture else None
+        except Exception:  # boundary: said on the page, and in the journal
+            log.exception("the frame of a page could not be made")
+            return None
 
     def note(self, who: Visitor | None, *, what: str, remedy: str) -> str:
         """A page for an error."""
@@ -109,6 +126,10 @@ def _models(ward: Ward) -> Iterable[tuple[str, object]]:
     for kind in ("headline", "observing", "parts", "facts"):
         yield kind, o
     yield "events", ward.events
+    frame = chrome(ward)
+    yield "attention", frame.attention
+    yield "rings", frame.attention
+    yield "quality", replace(frame, now_ms=0, time_utc="", attention=Attention("", ""))  # what it shows, and nothing that runs
     for c in ward.cards:
         yield from ((f"{c.id}/{kind}", model) for kind, model in _card_models(c))
 

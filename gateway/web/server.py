@@ -57,6 +57,7 @@ def _application(console: ConsolePort, accounts: Accounts, settings: WebSettings
     )
     renderer = Renderer(plain=plain)
     hub = Hub(console, renderer, settings)
+    renderer.picture = hub.ward
     app[DESK] = Desk(console, accounts, settings, renderer, hub)
     app[_DOORMAN] = doorman
     app.on_response_prepare.append(put_headers)

@@ -22,7 +22,7 @@ from gateway.ports import ConsolePort
 from gateway.web import actions
 from gateway.web.desk import DESK, Visitor, WebSettings, visitor
 from gateway.web.present import Card, Deadlines, Ward, present
-from gateway.web.render import Renderer, Slots
+from gateway.web.render import FRAME, Renderer, Slots
 
 log = logging.getLogger("wardgate.web")
 
@@ -108,19 +108,20 @@ class Hub:
 async def live(request: web.Request) -> web.StreamResponse:
     """For the page: parts as HTML, only those that this stream has not sent yet."""
     desk, who = request.app[DESK], visitor(request)
+    frame_only = request.query.get("cards") == "none"  # pages without cards
     sent: dict[str, str] = {}
     levels: dict[str, Card] = {}
 
     def message(_: WardView, ward: Ward, slots: dict[str, str]) -> str:
-        parts = {name: html for name, html in slots.items() if sent.get(name) is not html}
-        for name, html in _actions(desk.renderer, who, desk.console.view() if who.operator else None).items():
+        parts = {n: html for n, html in slots.items() if sent.get(n) is not html and not (frame_only and n not in FRAME)}
+        for name, html in _actions(desk.renderer, who, desk.console.view() if who.operator and not frame_only else None).items():
             if sent.get(name) != html:
                 parts[name] = html
         sent.update(parts)
         for gone in sent.keys() - slots.keys():
             if "/" in gone and gone.partition("/")[0] not in {c.id for c in ward.cards}:
                 del sent[gone]
-        order = [[c.id, c.tone] for c in ward.cards]
+        order = [[c.id, c.tone, c.level.level] for c in ward.cards]
         said = _announce(levels, ward)
         return json.dumps(
             {

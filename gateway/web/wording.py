@@ -26,6 +26,13 @@ STATE_WORDS = {
     "suspended": "suspended",
     "retired": "retired",
 }
+_TIME_QUALITIES = {
+    "unknown": ("time not known", False),
+    "floor": ("time is a lower bound", False),
+    "rtc": ("time of the clock chip", True),
+    "network": ("network time, not authenticated", True),
+    "authenticated": ("authenticated time", True),
+}
 FRESH_MS = 5_000  # a reading older than this is shown as the last one, greyed, with its age
 _QUANTITIES = {
     "MDC_ECG_HEART_RATE": "Heart rate",
@@ -61,6 +68,11 @@ def countdown(ms: int) -> str:
         return "over"
     hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def time_quality(name: str) -> tuple[str, bool]:
+    """How far the wall time can be believed, in words, and whether it can be believed at all."""
+    return _TIME_QUALITIES.get(name, ("time not known", False))
 
 
 def quantity(code: str) -> str:

@@ -160,7 +160,7 @@ async def test_a_fall_is_announced_once(door: Door) -> None:
     door.console.set_level("pump-1", 0, "it was changed")
     fallen = await _next(stream.content, "ward")
     assert fallen["say"].startswith("Infusion pump, bed 4: level 0, cut.")
-    assert fallen["order"][0] == ["pump-1", "cut"]
+    assert fallen["order"][0] == ["pump-1", "cut", 0]
     assert (await _next(stream.content, "ward"))["say"] == ""
     stream.close()
 

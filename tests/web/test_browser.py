@@ -187,7 +187,7 @@ async def test_a_gateway_that_is_gone_greys_the_page_and_one_that_returns_heals_
     port = site.served.port
     await site.served.close()
     await expect(page.locator("#lost")).to_be_visible(timeout=8_000)
-    await expect(page.locator("#lost")).to_have_text(re.compile(r"^Live view lost, showing the state of \d\d:\d\d:\d\d$"))
+    await expect(page.locator("#lost p").first).to_have_text(re.compile(r"^Live view lost, showing the state of \d\d:\d\d:\d\d$"))
     await expect(page.locator("body")).to_have_attribute("data-lost", "")
     frozen = await page.locator("[data-until]").first.inner_text()
     await asyncio.sleep(1.2)

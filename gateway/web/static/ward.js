@@ -1,4 +1,4 @@
-// The live ward. The server sends finished HTML for the parts that changed; this puts it in place and lets the clocks run.
+// The live page, on every page: the frame, and on the ward the cards. The server sends finished HTML for the parts that changed; this puts it in place and lets the clocks run.
 // Everything it does is a convenience: without it the page is complete and reloads by itself.
 
 const SILENCE_MS = 3500; // the server gives a sign of life every second: three were missed
@@ -111,8 +111,23 @@ function place(part, html) {
   shown.set(part, html);
 }
 
-// The page of one device has sections that no stream carries: they are fetched anew when the device changes.
+// Sections that no stream carries are fetched anew: on the page of one device when it changes; on a page with data-renew when
+// any level changes, and every so many seconds.
 let fetching = false;
+let known = null; // the levels at the last look
+let renewed = performance.now();
+
+function renew(order) {
+  const every = Number(body.dataset.renew);
+  if (!every) return;
+  const levels = JSON.stringify(order);
+  const moved = known !== null && known !== levels;
+  known = levels;
+  if (!moved && performance.now() - renewed < every * 1000) return;
+  renewed = performance.now();
+  fetchRest();
+}
+
 async function fetchRest() {
   if (fetching) return;
   fetching = true;
@@ -122,7 +137,11 @@ async function fetchRest() {
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const section of document.querySelectorAll("[data-fetched]")) {
       const other = fresh.getElementById(section.id);
-      if (other && other.innerHTML !== section.innerHTML && !section.contains(document.activeElement)) section.replaceWith(other);
+      if (!other || section.dataset.told === other.innerHTML || section.contains(document.activeElement)) continue;
+      const open = [...section.querySelectorAll("details[open]")].map((d) => d.id);
+      other.dataset.told = other.innerHTML; // as the server sent it: times are rewritten in place
+      for (const id of open) if (id) other.querySelector(`details#${CSS.escape(id)}`)?.setAttribute("open", "");
+      section.replaceWith(other);
     }
     localTimes(document);
   } catch {
@@ -134,6 +153,7 @@ async function fetchRest() {
 
 function arrange(order) {
   const room = document.getElementById("devices");
+  if (!room) return;
   const wanted = only ? order.filter(([id]) => id === only) : order;
   const cards = wanted.map(([id, tone]) => {
     const card = cardOf(id);
@@ -161,8 +181,9 @@ function picture(event) {
   ahead = p.now_ms - heard;
   last = p.time;
   arrange(p.order);
+  renew(p.order);
   for (const [part, html] of Object.entries(p.parts)) place(part, html);
-  if (!only && p.title) document.title = `${p.title} · Wardgate`;
+  if (document.querySelector('[data-slot="headline"]') && p.title) document.title = `${p.title} · Wardgate`;
   if (p.say) put(document.getElementById("announce"), p.say);
   const at = document.getElementById("state-at");
   if (at) { at.dateTime = p.time; put(at, clockTime(p.time, true)); }
