@@ -174,6 +174,8 @@ class Ward:
 
     def close(self) -> None:
         """Remove the namespaces that this object made; their links go with them."""
+        if self._made and self._management:  # a namespace goes in its own time; the next ward may want the name at once
+            run("ip", "link", "del", self.management_link, check=False)
         while self._made:
             run("ip", "netns", "del", self._made.pop(), check=False)
 
