@@ -134,7 +134,7 @@ def trusted(bench: Bench) -> float:
 def observed(bench: Bench) -> tuple[dict[str, float], str]:
     """A new device's flows pass and are counted; what Enforce would cut is listed, and is not cut."""
     for device_id in bench.positions:
-        bench.wardgate("device", "accept", device_id)
+        bench.command("accept", device_id)
     for device_id in bench.positions:
         bench.await_device(device_id, lambda d: d["state"] == "observing" and d["level"] > 0, 25, "observed with evidence")
     flows(bench, "maintenance")
@@ -156,7 +156,7 @@ def trusted_ward(bench: Bench) -> tuple[dict[str, float], str]:
     """Every honest device reaches its level, and its functions pass traffic end to end."""
     began = time.monotonic()
     for device_id in bench.positions:
-        bench.wardgate("device", "enforce", device_id)
+        bench.command("enforce", device_id)
     trusted(bench)
     took = time.monotonic() - began
     for client in ("maintenance", "central", "control"):
