@@ -6,7 +6,8 @@ from hil.scenarios import SCENARIOS
 
 NAMES = {
     "observed", "trusted-ward", "tampered-wearable", "tampered-equipment", "service-mode", "reattested", "daemon-killed",
-    "planned-restart", "forged-evidence", "relayed-wearable", "forbidden-write", "lateral-movement", "spoofed-address", "wan-outage",
+    "planned-restart", "forged-evidence", "relayed-wearable", "forbidden-write", "lateral-movement", "spoofed-address",
+    "wan-outage",
 }  # fmt: skip
 
 
