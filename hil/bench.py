@@ -299,7 +299,7 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            reference = ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"]
+            reference = self.reference(device_id)
             endorsement.write_text(json.dumps(reference))
             argv = [
                 "device",
@@ -321,7 +321,15 @@ class Bench:
             self.wardgate(*argv)
         return f"{len(self.positions)} devices are proposed", "they get nothing until somebody accepts them"
 
+    def reference(self, device_id: str) -> dict[str, Any]:
+        """What a device's maker says of it; empty: nothing."""
+        return dict(ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"] or {})
+
     # --- commands ---
+
+    def command(self, verb: str, device_id: str, **arguments: str) -> None:
+        """``wardgate device VERB ID``, with ``--name value`` for each argument."""
+        self.wardgate("device", verb, device_id, *(x for k, v in arguments.items() for x in (f"--{k}", v)))
 
     def wardgate(self, *argv: str, code: int | None = 0) -> Any:
         """Run the command in the gateway's namespace, as root on the console; returns its JSON document."""
