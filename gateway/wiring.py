@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_NOBODY = ("0.0.0.0", "::")  # noqa: S104 - who has no address yet
 _SHOWN = 8  # MACs named in a sentence or listed at a port; a flood of forged ones stays readable
 
 
@@ -157,6 +158,26 @@ def describe(kernel: Kernel, places: Sequence[Place], names: Names) -> Wiring:
     )
 
 
+def places_of(document: Mapping[str, Any]) -> tuple[Place, ...]:
+    """Where a (checked, decoded) policy document binds wired devices."""
+    owner = {a: name for name, entry in document.get("devices", {}).items() for a in entry["addresses"]}
+    bound: dict[tuple[str, str], list[str]] = {}
+    for family in (4, 6):
+        for port, mac, address in document.get("sets", {}).get(f"port{family}", ()):
+            bound.setdefault((port, mac), []).append(address)
+    named = {key: next((owner[a] for a in addresses if a in owner), "") for key, addresses in bound.items()}
+    return tuple(Place(named[key], *key, tuple(addresses)) for key, addresses in sorted(bound.items()))
+
+
+def hospital_of(document: Mapping[str, Any], peers: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Every address of the hospital's side that the configuration or a flow of the policy names."""
+    devices = {a for entry in document.get("devices", {}).values() for a in entry["addresses"]}
+    sets = document.get("sets", {})
+    flows = [e for name in sets if name.startswith(("vital", "rtl")) for e in sets[name]]
+    ends = {str(end) for element in flows for end in element[:2]} | {a for listed in peers.values() for a in listed}
+    return frozenset(ends | {str(e[0]) for v in (4, 6) for e in sets.get(f"uplink{v}", ())}) - devices
+
+
 class _Look:
     """One look at the kernel's lists, indexed."""
 
@@ -295,7 +316,7 @@ def _claims(look: _Look) -> Iterable[Finding]:
             key, finding = ("other-device", port), _other_device(owner, mac)
         elif owner is not None and owner.mac != mac:
             key, finding = ("address-twice", address), _twice(address, owner, mac, port)
-        elif place is not None and owner is None and address not in ("0.0.0.0", "::"):
+        elif place is not None and owner is None and address not in _NOBODY:
             key, finding = ("other-address", place.device), _other_address(place, address)
         else:
             continue
