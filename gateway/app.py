@@ -294,7 +294,8 @@ class App:
 
     async def _close(self) -> None:
         closers: tuple[Callable[[], Awaitable[None]], ...] = (
-            self.enforcer.close, self.readings.close, self.journal.close, self.audit.close, self.tpm.close, self.database.close,
+            self.enforcer.close, self.readings.close, self.journal.close, self.conductor.close, self.audit.close, self.tpm.close,
+            self.database.close,
         )  # fmt: skip
         for close in closers:
             try:
