@@ -32,6 +32,7 @@ from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
+from gateway.house import House
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
@@ -45,9 +46,11 @@ from gateway.screening import screen_for
 from gateway.store.audit import AuditLog
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
+from gateway.store.follow import Follower
 from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
+from gateway.store.search import Search
 from gateway.supervisor import Supervisor
 from gateway.way_out import WayOut
 
@@ -144,6 +147,12 @@ class App:
             ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
         self.readings.watch = self.console.observe
+        self.follower = Follower(self.audit, lambda what: self.tell(PartChanged("record", up=False, detail=what)))
+        self.console.house = house = House(
+            config, self.clock, view=self.console.view, search=Search(self.database), follower=self.follower, audit=self.audit,
+            attester=self.attester, way_out=self.readings,
+        )  # fmt: skip
+        self.conductor.witness = house.witness
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 
@@ -239,6 +248,7 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        supervisor.keep("record-check", self.follower.run)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))

@@ -39,7 +39,7 @@ from gateway.model.effect import (
     Send,
     Severity,
 )
-from gateway.model.event import ChallengeIssued, Configured, Event, EvidenceArrived, PartChanged, ServiceWindow
+from gateway.model.event import Behaviour, ChallengeIssued, Configured, Event, EvidenceArrived, PartChanged, ServiceWindow
 from gateway.model.instant import NS_PER_S, Instant
 from gateway.model.level import TrustLevel
 from gateway.model.profile import References
@@ -120,6 +120,7 @@ class Conductor:
         self._carrying = False
         self._quiet: list[tuple[Instant, Record | Alarm]] = []  # rows that nothing waits for
         self._quiet_until: float | None = None  # on the loop's clock; None: no such rows
+        self.witness: Callable[[Behaviour], None] = lambda event: None  # who counts what the data path saw
         self.alarms: dict[tuple[str, str], Alarm] = {}
         self.disk_ok = True
         self.lost_records = 0
@@ -128,6 +129,8 @@ class Conductor:
 
     async def emit(self, event: Event) -> None:
         """Queue an event; waits while the queue is full."""
+        if isinstance(event, Behaviour):
+            self.witness(event)
         await self._queue.put(event)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:

@@ -29,7 +29,7 @@ from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, Part
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort
+from gateway.ports import AccountsPort, AuditPort, HousePort
 from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
@@ -111,6 +111,7 @@ class Console:
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
+        self.house: HousePort
 
     # --- seeing ---
 

@@ -11,8 +11,11 @@ from gateway.model.certificate import QuotedState, SoftwareKey
 from gateway.model.decision import Lease
 from gateway.model.effect import Record
 from gateway.model.event import OperatorCommand
+from gateway.model.inquiry import EventPage, EventQuery, RecordCheck
 from gateway.model.instant import Instant
+from gateway.model.landscape import Landscape
 from gateway.model.outbox import Letter, OutboxView, Waiting
+from gateway.model.premises import Deadline, Identity
 from gateway.model.view import EventView, Outcome, User, WardView
 
 
@@ -161,8 +164,49 @@ class AccountsPort(Protocol):
         ...
 
 
+class HousePort(Protocol):
+    """What people ask of the gateway beside its devices. Methods raise UnavailableError while a part they need is gone."""
+
+    async def find(self, query: EventQuery, limit: int = 100, before: int | None = None) -> EventPage:
+        """Lines of the record with a sequence below ``before``, newest first, at most 500."""
+        ...
+
+    def each(self, query: EventQuery) -> AsyncIterator[EventView]:
+        """All such lines, newest first, up to a bound: for an export."""
+        ...
+
+    def record(self) -> RecordCheck:
+        """How far the chain of the record was checked since the start."""
+        ...
+
+    async def network(self) -> Landscape:
+        """Who may talk to whom now, and what was refused lately."""
+        ...
+
+    async def identity(self) -> Identity:
+        """Who this gateway is, and what its quotes are worth."""
+        ...
+
+    async def offline(self) -> Sequence[Deadline]:
+        """What ends, and when, if nothing arrives from outside any more."""
+        ...
+
+    async def retry(self, actor: User, letter_id: int) -> str:
+        """Send a message that was kept aside again; returns a sentence. Raises RefusedError or InputError."""
+        ...
+
+    async def discard(self, actor: User, letter_id: int) -> str:
+        """Forget a message that was kept aside; returns a sentence. Raises RefusedError or InputError."""
+        ...
+
+
 class ConsolePort(Protocol):
     """What the page, the JSON API and the CLI may see and ask of the running gateway."""
+
+    @property
+    def house(self) -> HousePort:
+        """The record, the network, the gateway itself."""
+        ...
 
     def view(self) -> WardView:
         """The picture now."""

@@ -185,17 +185,23 @@ def _current(b: UnverifiedBundle, v: Verdict, at_utc_ns: int, nonce: bytes | Non
 
 def statements(v: VerifiedCertificate) -> tuple[str, ...]:
     """What the quote proves and what it does not, in sentences."""
+    return proofs(v.platform.root_of_measurement)
+
+
+def proofs(root_of_measurement: str) -> tuple[str, ...]:
+    """What a quote of a gateway with this root of measurement (``uefi`` or ``none``) proves and what it does not."""
+    measured = root_of_measurement == "uefi"
     proves = (
         "a TPM whose key the anchor certifies signed this batch: nothing in it was changed since",
         "the keys and the verdict named here were in the gateway when it asked for the quote",
     )
-    if v.platform.root_of_measurement == "uefi":
+    if measured:
         boot = "the boot state is measured: these PCR values are what the firmware and boot loader recorded (executables at most 3)"
     else:
         boot = "the gateway has no root of measurement: its PCRs say nothing about what it booted (executables at most 0)"
     return (
         *(f"proves: {p}" for p in proves),
-        f"{'proves' if v.executables_at_most else 'does not prove'}: {boot}",
+        f"{'proves' if measured else 'does not prove'}: {boot}",
         "does not prove: what the gateway's software did after boot; that the verdict is right is what that software said",
         "does not prove: that the device is well now; the verdict is as old as its age and ends at its expiry",
     )

@@ -77,9 +77,13 @@ class WayOut:
         """Readings that have not left."""
         return await self._outbox.pending()
 
-    async def retry(self) -> int:
-        """Send dead letters again; returns how many."""
-        return await self._outbox.revive()
+    async def retry(self, only: int | None = None) -> int:
+        """Send dead letters (or the one with this id) again; returns how many."""
+        return await self._outbox.revive(only)
+
+    async def discard(self, letter_id: int) -> int:
+        """Forget a dead letter; returns whether there was one (0 or 1)."""
+        return await self._outbox.discard(letter_id)
 
     async def close(self) -> None:
         """Store what is still in hand and take no more."""

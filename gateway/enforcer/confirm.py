@@ -189,6 +189,23 @@ def _add_operator(request: dict[str, Any], _actor: str, role: str, _policy: Conf
     return {"user": name, "role": new_role}
 
 
+def _operator_role(request: dict[str, Any], _actor: str, role: str, _policy: ConfirmedPolicy, operators: Operators) -> Answer:
+    """Another role, or none any more (``role`` empty): the credential goes."""
+    if role != "admin":
+        raise CredentialError("only an admin changes operators", "ask one")
+    name, new_role = _text(request, "name"), request.get("role")
+    if new_role == "":
+        operators.remove(name)
+    else:
+        operators.set_role(name, _text(request, "role"))
+    return {"user": name, "role": new_role}
+
+
+def _own_password(request: dict[str, Any], actor: str, role: str, _policy: ConfirmedPolicy, operators: Operators) -> Answer:
+    operators.put(actor, _text(request, "new_password"), role)
+    return {"user": actor, "role": role}
+
+
 def _break_glass(request: dict[str, Any], actor: str, _role: str, policy: ConfirmedPolicy, _operators: Operators) -> Answer:
     texts = [_text(request, key) for key in ("device", "function", "reason")]
     return policy.break_glass(actor, texts[0], texts[1], request.get("minutes", 0), texts[2])
@@ -200,6 +217,8 @@ _VERBS: dict[str, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators
     "load": lambda _r, actor, _role, p, _o: p.load(actor),
     "break-glass": _break_glass,
     "add-operator": _add_operator,
+    "operator-role": _operator_role,
+    "own-password": _own_password,
 }
 
 

@@ -79,6 +79,31 @@ class Operators:
         operators[user] = {"scrypt": _hash(password), "role": role}
         write_atomically(self._operators, json.dumps(operators, sort_keys=True).encode(), 0o600)
 
+    def set_role(self, user: str, role: str) -> None:
+        """Another role for an operator whose password stays. Raises CredentialError; the last admin stays one."""
+        if role not in ROLES:
+            raise CredentialError(f"a policy operator's role is {' or '.join(ROLES)}", "choose one of them")
+        self._change(user, role)
+
+    def remove(self, user: str) -> None:
+        """Take the credential away; one that is not there is gone already. Raises CredentialError; the last admin stays."""
+        self._change(user, "")
+
+    def _change(self, user: str, role: str) -> None:
+        operators = _read(self._operators)
+        if user not in operators:
+            if role:
+                raise CredentialError("there is no such operator", "set a new password together with the role")
+            return
+        others = [n for n, entry in operators.items() if n != user and entry["role"] == "admin"]
+        if operators[user]["role"] == "admin" and role != "admin" and not others:
+            raise CredentialError(f"{user} is the last admin", "make someone else admin first")
+        if role:
+            operators[user]["role"] = role
+        else:
+            del operators[user]
+        write_atomically(self._operators, json.dumps(operators, sort_keys=True).encode(), 0o600)
+
     def check(self, user: str, password: str) -> str:
         """The operator's role. Raises CredentialError; the same error for an unknown user and a wrong password."""
         self._count(user)

@@ -84,8 +84,8 @@ class Accounts:
 
     # --- logins and sessions ---
 
-    async def login(self, user: str, password: str, source: str) -> User:
-        """Check a password. Delays grow for the name and for the source, and end by themselves."""
+    async def login(self, user: str, password: str, source: str, doing: str = "logged in") -> User:
+        """Check a password. Delays grow for the name and for the source, and end by themselves. ``doing`` goes into the record."""
         name, now_s = user.strip().lower()[:64], self._clock.now().mono_ns / NS_PER_S
         keys = (f"user {name}", f"source {_network(source)}")
         wait_s = max(self._throttle.wait_s(k, now_s) for k in keys)
@@ -113,7 +113,7 @@ class Accounts:
             self._throttle.refund(k)
         if stale:
             await self._store_password(name, await self._passwords.hash(password), keep_sessions=True)
-        await self._record("login", f"{name} logged in", name, source=source)
+        await self._record("login", f"{name} {doing}", name, source=source)
         return User(name, row[0])
 
     async def start_session(self, user: User) -> str:

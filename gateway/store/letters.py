@@ -145,13 +145,25 @@ def _forget(db: Connection, most: int) -> None:
             _from_dead(db, device_id, readings, "dropped")
 
 
-def revive(db: Connection, now: Instant) -> int:
-    """Make every dead letter a waiting message again."""
-    rows = db.execute("SELECT topic, body, device_id, readings FROM dead_letters ORDER BY id").fetchall()
-    for topic, body, device_id, readings in rows:
+def revive(db: Connection, now: Instant, only: int | None = None) -> int:
+    """Make every dead letter, or the one with the id ``only``, a waiting message again."""
+    rows = db.execute(
+        "SELECT id, topic, body, device_id, readings FROM dead_letters WHERE ?1 IS NULL OR id = ?1 ORDER BY id", (only,)
+    ).fetchall()
+    for i, topic, body, device_id, readings in rows:
         _insert(db, Letter(0, _LAST, topic, body, now, device_id, readings))
-    db.execute("DELETE FROM dead_letters")
+        db.execute("DELETE FROM dead_letters WHERE id = ?", (i,))
     return len(rows)
+
+
+def discard(db: Connection, i: int) -> int:
+    """Forget one dead letter for good; its readings count as lost."""
+    row = db.execute("SELECT device_id, readings FROM dead_letters WHERE id = ?", (i,)).fetchone()
+    if row is None:
+        return 0
+    db.execute("DELETE FROM dead_letters WHERE id = ?", (i,))
+    _from_dead(db, row[0], row[1], "dropped")
+    return 1
 
 
 def dead(db: Connection, limit: int) -> list[DeadLetter]:

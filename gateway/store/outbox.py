@@ -109,10 +109,14 @@ class Outbox:
         now, most = self._clock.now(), self._bounds.dead
         await self._group.submit([lambda db: letters.bury(db, topic, body, reason, ids, letter, now, most)])
 
-    async def revive(self) -> int:
-        """Send every dead letter again, behind everything else; returns how many there were."""
+    async def revive(self, only: int | None = None) -> int:
+        """Send every dead letter (or the one with this id) again, behind everything else; returns how many there were."""
         now = self._clock.now()
-        return await self._group.submit([lambda db: letters.revive(db, now)])
+        return await self._group.submit([lambda db: letters.revive(db, now, only)])
+
+    async def discard(self, letter_id: int) -> int:
+        """Forget one dead letter; returns whether there was one (0 or 1)."""
+        return await self._group.submit([lambda db: letters.discard(db, letter_id)])
 
     # --- looking ---
 
