@@ -117,10 +117,10 @@ class House:
         """Who this gateway is, and what its quotes are worth."""
         g = self._config.gateway
         chain = self._attester.ak_chain()
-        self._versions = self._versions or await asyncio.to_thread(_versions)
+        versions = self._versions = self._versions or await asyncio.to_thread(_versions)
         ak = self._view().gateway.ak_sha256
         certificate = self._certificate(chain[0]) if chain else None
-        return Identity(g.id, g.name, ak, certificate, g.root_of_measurement, proofs(g.root_of_measurement), self._versions)
+        return Identity(g.id, g.name, ak, certificate, g.root_of_measurement, proofs(g.root_of_measurement), versions)
 
     def _certificate(self, der: bytes) -> KeyCertificate:
         c = x509.load_der_x509_certificate(der)

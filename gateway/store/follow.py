@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from gateway.errors import EvidenceError, UnavailableError
@@ -75,6 +76,4 @@ class Follower:
 
     def _note(self, head: int | None = None, trouble: str | None = None) -> None:
         c = self.check
-        self.check = RecordCheck(
-            c.first, c.last, c.last_utc, c.head if head is None else head, c.trouble if trouble is None else trouble
-        )
+        self.check = replace(c, head=c.head if head is None else head, trouble=c.trouble if trouble is None else trouble)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from gateway.model.inquiry import EventPage, EventQuery
@@ -33,7 +34,7 @@ class Search:
         limit, cursor = max(1, min(limit, PAGE_MAX)), before if before is not None else _NEWEST
         found: list[EventView] = []
         for _ in range(_PIECES):
-            rows, down_to = await self._db.run(lambda db, c=cursor, n=limit - len(found): _piece(db, query, c, n))  # type: ignore[misc]
+            rows, down_to = await self._db.run(partial(_piece, query=query, before=cursor, limit=limit - len(found)))
             found += rows
             if down_to is None:
                 return EventPage(tuple(found), None)
@@ -46,7 +47,7 @@ class Search:
         """Up to ``most`` lines, newest first, read in pieces: for an export."""
         cursor, left = _NEWEST, most
         while left > 0:
-            rows, down_to = await self._db.run(lambda db, c=cursor, n=min(left, PAGE_MAX): _piece(db, query, c, n))  # type: ignore[misc]
+            rows, down_to = await self._db.run(partial(_piece, query=query, before=cursor, limit=min(left, PAGE_MAX)))
             for row in rows:
                 yield row
             left -= len(rows)
