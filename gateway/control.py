@@ -68,12 +68,16 @@ class Control:
         if user:
             body["arguments"]["as"] = user
             body["secret"] = password
+        behind: list[str] = []
         if os.geteuid() == 0 and not user:
             prepared = self.ask("POST", "/api/v1/command", {**body, "arguments": {**body["arguments"], "prepare": "yes"}})
             detail = dict(prepared.get("detail") or {})
             if "document" in detail:
-                self._confirm(json.loads(detail["document"]))
-        return dict(self.ask("POST", "/api/v1/command", body))
+                behind = self._confirm(json.loads(detail["document"]))
+        outcome = dict(self.ask("POST", "/api/v1/command", body))
+        if behind:
+            outcome["text"] = f"{outcome['text']}; the ward's network is behind: {'; '.join(behind)}"
+        return outcome
 
     def enforcer_alarm(self) -> str:
         """What the enforcer rings about; it needs no daemon."""
@@ -81,10 +85,11 @@ class Control:
 
         return read_alarm(self._config.enforcer.alarm)
 
-    def _confirm(self, document: dict[str, Any]) -> None:
+    def _confirm(self, document: dict[str, Any]) -> list[str]:
         from gateway.enforcer.confirm_client import confirm_sync
 
-        confirm_sync(self._config.policy.socket, {"do": "confirm", "document": document})
+        answer = confirm_sync(self._config.policy.socket, {"do": "confirm", "document": document})
+        return [str(line) for line in answer.get("network", ())]
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """One request; returns the JSON answer, raises the error that came back."""
