@@ -34,7 +34,7 @@ class Control:
     """A client of ``/run/wardgate/control.sock``. Every method raises UnavailableError when the daemon is not there."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         self._path = str(config.gateway.run / "control.sock")
 
     def view(self) -> dict[str, Any]:
@@ -83,12 +83,12 @@ class Control:
         """What the enforcer rings about; it needs no daemon."""
         from gateway.status import read_alarm
 
-        return read_alarm(self._config.enforcer.alarm)
+        return read_alarm(self.config.enforcer.alarm)
 
     def _confirm(self, document: dict[str, Any]) -> list[str]:
         from gateway.enforcer.confirm_client import confirm_sync
 
-        answer = confirm_sync(self._config.policy.socket, {"do": "confirm", "document": document})
+        answer = confirm_sync(self.config.policy.socket, {"do": "confirm", "document": document})
         return [str(line) for line in answer.get("network", ())]
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
