@@ -150,7 +150,7 @@ class App:
         self.follower = Follower(self.audit, lambda what: self.tell(PartChanged("record", up=False, detail=what)))
         self.console.house = house = House(
             config, self.clock, view=self.console.view, search=Search(self.database), follower=self.follower, audit=self.audit,
-            attester=self.attester, way_out=self.readings,
+            attester=self.attester, way_out=self.readings, enforcer=self.enforcer,
         )  # fmt: skip
         self.conductor.witness = house.witness
         self._tasks: set[asyncio.Task[None]] = set()

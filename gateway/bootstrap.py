@@ -6,6 +6,7 @@ Like ``app`` it composes adapters, for one command each. Refuses to run next to 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 import sys
@@ -50,6 +51,8 @@ class Answers:
     new_claim: bool
     interactive: bool
     root_of_measurement: str = ""  # empty: what this machine shows
+    management_addresses: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
 
 
 def initialise(a: Answers) -> Answer:
@@ -107,11 +110,9 @@ def _ask(a: Answers) -> Answers:
 
 def _toml(a: Answers) -> str:
     peers: dict[str, list[str]] = {}
-    for pair in a.peers:
-        name, equals, address = pair.partition("=")
-        if not equals or not name or not address:
-            raise InputError(f"--peer {pair} is not NAME=ADDRESS", "write it as central=10.0.0.5")
+    for name, address in _pairs("--peer", a.peers, "central=10.0.0.5"):
         peers.setdefault(name, []).append(address)
+    nics = _pairs("--nic", a.nics, "hosp0=enp1s0")
     q = json.dumps
     extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
     measured = a.root_of_measurement or ("uefi" if _BOOT_LOG.exists() else "none")
@@ -121,7 +122,9 @@ def _toml(a: Answers) -> str:
             f"[gateway]\nid = {q(a.id)}\nname = {q(a.name)}\nstate = {q(str(a.state))}\nrun = {q(str(a.run))}",
             f"root_of_measurement = {q(measured)}",
             f"[network]\nward = {q(a.ward)}\nuplink = {q(a.uplink)}\nmanagement = {q(a.management)}",
-            f"addresses = {q(list(a.addresses))}",
+            f"addresses = {q([x.partition('/')[0] for x in a.addresses])}\nsubnets = {q(_subnets(a.addresses))}",
+            f"management_addresses = {q(list(a.management_addresses))}\nrun = {q(str(_network_run(a)))}",
+            *(("[network.nics]", *(f"{q(name)} = {q(card)}" for name, card in nics)) if nics else ()),
             f"[web]\nport = {a.port}",
             f"[tpm]\ntcti = {q(a.tcti)}",
             f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
@@ -132,6 +135,30 @@ def _toml(a: Answers) -> str:
             extra,
         )
     )
+
+
+def _pairs(flag: str, given: Sequence[str], example: str) -> list[tuple[str, str]]:
+    found = []
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"{flag} {pair} is not NAME=VALUE", f"write it as {example}")
+        found.append((name, value))
+    return found
+
+
+def _subnets(addresses: Sequence[str]) -> list[str]:
+    """The networks of the addresses that came with their length."""
+    try:
+        return sorted({str(ipaddress.ip_interface(a).network) for a in addresses if "/" in a})
+    except ValueError as e:
+        raise InputError(f"--address: {e}", "write it as 10.0.0.1/24") from None
+
+
+def _network_run(a: Answers) -> Path:
+    """Where root leaves what the ward's servers read; no place that the daemon may write to."""
+    system = a.policy_state == Path("/var/lib/wardgate-policy")
+    return Path("/run/wardgate-network") if system else a.policy_state.parent / "network"
 
 
 def _alarm(a: Answers) -> Path:

@@ -60,6 +60,12 @@ class Services:
             ip_address(address)
 
     @property
+    def offers(self) -> tuple[tuple[str, int, int], ...]:
+        """What a bound device may ask this gateway: (protocol, port, level). Names asked further leak, and need one."""
+        names = tuple((p, 53, 1 if self.resolvers else 0) for p in ("udp", "tcp")) if self.dns else ()
+        return (*names, *((("udp", 123, 0),) if self.ntp else ()))
+
+    @property
     def flows(self) -> tuple[tuple[str, str, int], ...]:
         """What the gateway itself asks in the hospital: (address, protocol, port)."""
         names = [(str(ip_address(a)), p, 53) for a in self.resolvers for p in ("udp", "tcp")] if self.dns else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import platform
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from cryptography import x509
 from gateway import __version__
 from gateway.clock import Clock
 from gateway.config import Config
-from gateway.errors import InputError, RefusedError
+from gateway.errors import InputError, RefusedError, WardgateError
 from gateway.landscape import Ground, landscape
 from gateway.model.effect import Record
 from gateway.model.event import Behaviour
@@ -30,12 +31,15 @@ from gateway.model.landscape import Landscape
 from gateway.model.outbox import OutboxView
 from gateway.model.premises import Deadline, Identity, KeyCertificate, Versions
 from gateway.model.view import EventView, User, WardView
-from gateway.ports import AttesterPort, AuditPort
+from gateway.ports import AttesterPort, AuditPort, EnforcerPort
 from gateway.relying import proofs
 from gateway.store.follow import Follower
 from gateway.store.search import Search
 from gateway.tally import Tally
 from gateway.way_out import WayOut
+from gateway.wiring_reader import look
+
+log = logging.getLogger("wardgate.house")
 
 _MS = 1_000_000
 _LIBRARIES = ("aiohttp", "aiomqtt", "bleak", "cbor2", "cryptography", "pymodbus", "tpm2-pytss", "sqlite-utils")
@@ -43,11 +47,11 @@ _INSTALLED = Path("/opt/wardgate")  # image/install: a folder for each version, 
 _OUTBOX_S = 90 * 86_400.0  # gateway.store.outbox.Bounds.age_s
 EXPORT_MAX = 200_000  # lines in one file: some 30 MB
 OPERATORS = ("biomed", "admin")
-Wiring = Callable[[], Mapping[str, object] | None]
+_WIRING_S = 10.0  # a look at the cables costs four small processes; it is not repeated more often
 
 
 class House:
-    """One for the daemon. ``wiring`` tells what is known of the cables, None when nobody looked."""
+    """One for the daemon."""
 
     def __init__(
         self,
@@ -60,14 +64,16 @@ class House:
         audit: AuditPort,
         attester: AttesterPort,
         way_out: WayOut,
-        wiring: Wiring = lambda: None,
+        enforcer: EnforcerPort,
     ) -> None:
         self._config, self._clock, self._view = config, clock, view
         self._search, self._follower, self._audit = search, follower, audit
-        self._attester, self._way_out, self._wiring = attester, way_out, wiring
+        self._attester, self._way_out, self._enforcer = attester, way_out, enforcer
         self._tally = Tally()
         self._document: tuple[tuple[int, int], dict[str, Any]] = ((0, 0), {})
         self._versions: Versions | None = None
+        self._wiring: tuple[float, Mapping[str, object] | None] = (float("-inf"), None)
+        self._looking = asyncio.Lock()
 
     def witness(self, event: Behaviour) -> None:
         """Count what the data path refused."""
@@ -95,7 +101,25 @@ class House:
         n, broker = self._config.network, self._config.uplink.flows
         ground = Ground(n.ward, n.uplink, n.management, n.addresses, self._config.peers, broker)
         seen = landscape(view, document, ground, self._tally.lately(view.now_ms))
-        return replace(seen, trouble=trouble, wiring=self._wiring())
+        return replace(seen, trouble=trouble, wiring=await self._cables())
+
+    async def _cables(self) -> Mapping[str, object] | None:
+        """The wiring as the kernel shows it; None when it cannot be read."""
+        async with self._looking:
+            now = asyncio.get_running_loop().time()
+            if now - self._wiring[0] > _WIRING_S:
+                try:
+                    met = (await self._enforcer.dump()).get("met")
+                except WardgateError:
+                    met = None
+                try:
+                    refused = met if isinstance(met, list) else []
+                    found = (await asyncio.to_thread(look, self._config, refused)).as_document()
+                except WardgateError as e:
+                    log.warning("the wiring cannot be read: %s", e)
+                    found = None
+                self._wiring = (now, found)
+            return self._wiring[1]
 
     def _confirmed(self) -> tuple[dict[str, Any], str]:
         """The confirmed document, read again when the file changed; and why it could not be read."""
@@ -117,7 +141,8 @@ class House:
         """Who this gateway is, and what its quotes are worth."""
         g = self._config.gateway
         chain = self._attester.ak_chain()
-        versions = self._versions = self._versions or await asyncio.to_thread(_versions)
+        versions = self._versions or await asyncio.to_thread(_versions)
+        self._versions = versions
         ak = self._view().gateway.ak_sha256
         certificate = self._certificate(chain[0]) if chain else None
         return Identity(g.id, g.name, ak, certificate, g.root_of_measurement, proofs(g.root_of_measurement), versions)

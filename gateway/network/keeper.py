@@ -22,6 +22,7 @@ from gateway.errors import InputError
 _LOOK_S = 0.5  # policy changes are made by people
 _RESTART_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # a server that cannot start waits for an address or a cable
 _STOP_S = 3.0
+_WITH_US = ("/usr/bin/setpriv", "--pdeathsig", "TERM", "--")  # a server never outlives what keeps it
 _SETTLED_S = 20.0  # ran so long: the next failure begins with the short wait again
 
 
@@ -120,7 +121,7 @@ def dnsmasq(directory: Path, state: Path) -> Service:
     """
     conf, lists = directory / "dnsmasq.conf", (directory / "reservations", directory / "names")
     powerless = ("/usr/bin/unshare", "--user", "--map-current-user", "--keep-caps", "--")
-    argv = (*powerless, "/usr/sbin/dnsmasq", f"--conf-file={conf}", f"--dhcp-leasefile={state / 'leases'}")
+    argv = (*powerless, *_WITH_US, "/usr/sbin/dnsmasq", f"--conf-file={conf}", f"--dhcp-leasefile={state / 'leases'}")
     return Service("dnsmasq", argv, conf, lists)
 
 
@@ -129,7 +130,7 @@ def chronyd(directory: Path, state: Path, *, set_clock: bool) -> Service:
     conf = directory / "chrony.conf"
     own = (f"driftfile {state / 'drift'}", f"pidfile {state / 'chronyd.pid'}", f"bindcmdaddress {state / 'chronyd.sock'}")
     quiet: Sequence[str] = () if set_clock else ("-x",)
-    return Service("chronyd", ("/usr/sbin/chronyd", "-d", "-U", "-u", _user(), *quiet, f"include {conf}", *own), conf)
+    return Service("chronyd", (*_WITH_US, "/usr/sbin/chronyd", "-d", "-U", "-u", _user(), *quiet, f"include {conf}", *own), conf)
 
 
 def _user() -> str:

@@ -259,7 +259,8 @@ def _words(route: tuple[str, str, str]) -> str:
 
 def sysctls(network: Network, ports_there: Iterable[str], *, forward: bool) -> dict[str, str]:
     """Settings below /proc/sys, in order: switching forwarding on resets others, so it comes first."""
-    sides, values = (network.ward, network.uplink), {}
+    sides: tuple[str, ...] = (network.ward, network.uplink)
+    values: dict[str, str] = {}
     # The two servers hold no capability, so the ports from DNS's on are anybody's: a server with one could do far more.
     values |= {"net/ipv4/ip_unprivileged_port_start": "53"}
     if forward:
