@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway import cli_house
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -180,7 +181,7 @@ def _status(o: argparse.Namespace) -> int:
 def _outbox(o: argparse.Namespace) -> int:
     from gateway.status import outbox
 
-    document, lines = outbox(_control(o), retry=o.retry)
+    document, lines = outbox(_control(o), retry=o.retry, one=o.retry_one, discard=o.discard)
     _say(o, document, lines)
     return 0
 
@@ -394,6 +395,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
     p = add("outbox", _outbox, "what still has to leave, what was lost, what the broker refuses")
     p.add_argument("--retry", action="store_true", help="send the dead letters again")
+    p.add_argument("--retry-one", type=int, metavar="ID", help="send this dead letter again")
+    p.add_argument("--discard", type=int, metavar="ID", help="forget this dead letter; its readings count as lost")
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")
@@ -437,6 +440,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("name")
     p.add_argument("--role", required=True, choices=("viewer", "clinical", "biomed", "admin"))
     p.add_argument("--password-file", type=Path)
+    cli_house.register(add, users)
     p = add("claim", _claim, "the first admin, with the claim code; the page does the same")
     p.add_argument("code")
     p.add_argument("--user", default="admin")

@@ -10,7 +10,7 @@ import http.client
 import json
 import os
 import socket
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from gateway.config import Config
@@ -97,6 +97,21 @@ class Control:
         if status != 200:
             self._raise(status, answer)
         return json.loads(answer)
+
+    def copy(self, path: str, out: BinaryIO) -> None:
+        """Write a file of any length to ``out`` as it arrives."""
+        connection = _Connection(self._path)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            if response.status != 200:
+                self._raise(response.status, response.read(1 << 20))
+            while piece := response.read(1 << 16):
+                out.write(piece)
+        except (FileNotFoundError, ConnectionError, TimeoutError, http.client.HTTPException) as e:
+            raise UnavailableError(f"the daemon does not answer on {self._path} ({type(e).__name__})", "look at its log") from None
+        finally:
+            connection.close()
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         connection = _Connection(self._path)

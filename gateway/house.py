@@ -113,7 +113,7 @@ class House:
                 except WardgateError:
                     met = None
                 try:
-                    refused = met if isinstance(met, list) else []
+                    refused = met if isinstance(met, list) else None
                     found = (await asyncio.to_thread(look, self._config, refused)).as_document()
                 except WardgateError as e:
                     log.warning("the wiring cannot be read: %s", e)
@@ -141,11 +141,11 @@ class House:
         """Who this gateway is, and what its quotes are worth."""
         g = self._config.gateway
         chain = self._attester.ak_chain()
-        versions = self._versions or await asyncio.to_thread(_versions)
-        self._versions = versions
+        if self._versions is None:
+            self._versions = await asyncio.to_thread(_versions)
         ak = self._view().gateway.ak_sha256
         certificate = self._certificate(chain[0]) if chain else None
-        return Identity(g.id, g.name, ak, certificate, g.root_of_measurement, proofs(g.root_of_measurement), versions)
+        return Identity(g.id, g.name, ak, certificate, g.root_of_measurement, proofs(g.root_of_measurement), self._versions)
 
     def _certificate(self, der: bytes) -> KeyCertificate:
         c = x509.load_der_x509_certificate(der)

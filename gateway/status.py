@@ -44,14 +44,17 @@ def _summary(control: Control, offline: bool) -> Answer:
     lines += [f"  level {d['level']}/{d['needed']} {d['id']} ({d['state']}): {d['reason']}" for d in view["devices"]]
     document: dict[str, Any] = {"status": word, **view}
     if offline:
-        document["offline"] = _offline(view)
-        lines += [f"  without the outside: {text}" for text in document["offline"]]
+        document["offline"] = control.ask("GET", "/api/v1/offline")["deadlines"]
+        lines += [f"  without the outside: {_deadline(d)}" for d in document["offline"]]
     return document, lines, code
 
 
-def outbox(control: Control, *, retry: bool) -> tuple[Any, list[str]]:
-    """What still has to leave, as a document and lines; ``retry`` sends dead letters again first."""
+def outbox(control: Control, *, retry: bool, one: int | None = None, discard: int | None = None) -> tuple[Any, list[str]]:
+    """What still has to leave, as a document and lines; ``retry`` sends dead letters (or ``one``) again first, or forgets one."""
     lines: list[str] = []
+    for letter, verb in ((one, "retry"), (discard, "discard")):
+        if letter is not None:
+            lines.append(str(control.ask("POST", f"/api/v1/outbox/{letter}/{verb}", {})["text"]))
     if retry:
         number = control.ask("POST", "/api/v1/outbox/retry", {})["retried"]
         lines.append(f"{number} dead letters are sent again")
@@ -92,16 +95,11 @@ def _without_daemon(control: Control, what: str) -> Answer:
     return {"status": "something is cut", "daemon": False, "alarm": alarm}, lines, 11
 
 
-def _offline(view: dict[str, Any]) -> list[str]:
-    rows = []
-    for d in view["devices"]:
-        left = d["certificate_left_ms"]
-        rows.append(
-            f"{d['id']}: attested by this gateway alone; certificate good for {left // 1000} s, renewed here"
-            if left
-            else f"{d['id']}: no certificate"
-        )
-    return rows
+def _deadline(d: dict[str, Any]) -> str:
+    if d["left_s"] is None:
+        return f"{d['what']}: no end. {d['then']}"
+    left = "over" if d["gone"] else f"{d['left_s'] / 86_400:.1f} days left"
+    return f"{d['what']}: {left}{f', until ' + d['ends_utc'][:10] if d['ends_utc'] else ''}. {d['then']}"
 
 
 def read_alarm(path: Path) -> str:

@@ -15,6 +15,7 @@ from gateway.errors import InputError, RefusedError
 from gateway.model.device import DEVICE_ID
 from gateway.model.event import OperatorCommand
 from gateway.web.access import check_csrf
+from gateway.web.asking import query_of
 from gateway.web.desk import DESK, VISITOR, operator, visitor
 from gateway.web.stream import view_stream
 from gateway.web.wire import device_of, json_of, number_of
@@ -62,11 +63,14 @@ async def view(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.Response:
-    """The event feed, newest first: ``limit`` up to 500, ``before`` a sequence number."""
+    """Lines of the record, newest first: ``limit`` up to 500, ``before`` a sequence number, and the question of ``asking``.
+
+    ``older`` is the next ``before``, null where the record ends; ``complete`` is false where the search stopped at its bound.
+    """
     limit = number_of(request, "limit", 1, 500) or 50
     before = number_of(request, "before", 0, _BEFORE_MAX)
-    found = await request.app[DESK].console.events(limit, before)
-    return web.json_response({"events": codec.to_plain(found)})
+    found = await request.app[DESK].console.house.find(query_of(request), limit, before)
+    return web.json_response(codec.to_plain(found))
 
 
 async def outbox(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ Refuses to know how anything is shown.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,7 +36,35 @@ class ViewLinks(Protocol):
         ...
 
 
-class Accounts(AccountsPort, ViewLinks, Protocol):
+class Staff(Protocol):
+    """Changes of people, each proven by the actor's own password (``secret``). They raise RefusedError or InputError."""
+
+    async def users(self) -> Sequence[User]:
+        """Everyone, by name."""
+        ...
+
+    async def admit(self, actor: User, name: str, password: str, role: str, secret: str) -> User:
+        """A new person."""
+        ...
+
+    async def appoint(self, actor: User, name: str, role: str, secret: str, password: str = "") -> User:
+        """Another role; ``password`` is the person's new one where the role needs it."""
+        ...
+
+    async def replace_password(self, actor: User, name: str, password: str, secret: str) -> None:
+        """A new password for somebody else."""
+        ...
+
+    async def change_password(self, actor: User, old: str, new: str, source: str) -> None:
+        """One's own."""
+        ...
+
+    async def dismiss(self, actor: User, name: str, secret: str) -> None:
+        """A person goes."""
+        ...
+
+
+class Accounts(AccountsPort, ViewLinks, Staff, Protocol):
     """Everything the page asks of the accounts."""
 
 

@@ -1,4 +1,4 @@
-"""The pages: Ward, Device, Events, the questions before an action; and the door: claim, log in, log out, view link.
+"""The pages: Ward, Device, the questions before an action; and the door: claim, log in, log out, view link.
 
 Every page is complete without JavaScript. Refuses to know how a level came about and whether a command is allowed.
 """
@@ -17,11 +17,11 @@ from gateway.model.event import OperatorCommand
 from gateway.model.view import DeviceView
 from gateway.web import actions
 from gateway.web.access import check_csrf, end_session, set_session
+from gateway.web.chrome import PAGES
 from gateway.web.desk import DESK, VISITOR, Desk, Notice, operator, visitor
 from gateway.web.stream import live
-from gateway.web.wire import NotFoundError, device_of, form_of, number_of, status_of
+from gateway.web.wire import NotFoundError, device_of, form_of, status_of
 
-_EVENTS = 100  # on one page of events
 _NAME_MAX, _PASSWORD_MAX, _CODE_MAX, _TOKEN_MAX = 64, 256, 64, 128
 _ON_LOSS = {"cut": "it is cut", "read_only": "reading stays from level 1 on", "vital": "nothing: it is vital and always on"}
 
@@ -31,7 +31,6 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/", ward),
         web.get("/live", live, allow_head=False),
-        web.get("/events", events),
         web.get("/devices/{id}", device),
         web.get("/devices/{id}/{verb}", ask),
         web.post("/devices/{id}/{verb}", act),
@@ -57,14 +56,6 @@ async def ward(request: web.Request) -> web.Response:
         offered.setdefault(card.id, ())
     page = desk.renderer.page("ward.html", who, here="/", notice=desk.notices.take(who.session), ward=picture, offered=offered)
     return _html(page)
-
-
-async def events(request: web.Request) -> web.Response:
-    """The Events page."""
-    desk, who = request.app[DESK], visitor(request)
-    rows = list(await desk.console.events(_EVENTS, number_of(request, "before", 0, 10**18 - 1)))
-    older = rows[-1].sequence if len(rows) == _EVENTS else None
-    return _html(desk.renderer.page("events.html", who, here="/events", events=rows, older=older))
 
 
 async def device(request: web.Request) -> web.Response:
@@ -270,7 +261,7 @@ def _enter(onward: str, token: str) -> web.Response:
 def _onward(path: str) -> str:
     """A path of ours to go to after the login; anything else is the ward. Never another site."""
     parts = path.split("/")
-    if path == "/events" or (len(parts) == 3 and parts[:2] == ["", "devices"] and DEVICE_ID.fullmatch(parts[2])):
+    if path in [p for p, _, _ in PAGES] or (len(parts) == 3 and parts[:2] == ["", "devices"] and DEVICE_ID.fullmatch(parts[2])):
         return quote(path)
     return "/"
 

@@ -56,10 +56,12 @@ class Renderer:
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_unturned,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         env.filters["ago"] = lambda at_ms, now_ms: wording.duration(now_ms - at_ms)
+        env.filters.update(count=wording.count, size=wording.size, duration=wording.duration)
         env.filters["left"] = lambda until_ms, now_ms: wording.countdown(until_ms - now_ms)
         env.globals["asset"] = self._asset_url
         env.globals["pages"] = PAGES
@@ -142,6 +144,14 @@ def _card_models(c: Card) -> Iterable[tuple[str, object]]:
         ("readings", c.readings),
         ("clocks", c.clocks),
     )
+
+
+# Characters that turn the direction of what follows (Unicode Bidi_Control), in a name or a message: shown, never obeyed.
+_TURNING = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+
+
+def _unturned(value: Any) -> Any:
+    return value.translate(_TURNING) if type(value) is str else value
 
 
 def _read_assets() -> dict[str, Asset]:

@@ -108,6 +108,27 @@ def listing(names: list[str], limit: int = 3) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def day(text: str) -> str:
+    """``Tuesday, 24 November 2026`` from ISO 8601; the text itself when it is no date."""
+    at = moment(text)
+    return text if at is None else f"{at:%A}, {at.day} {at:%B %Y}"
+
+
+def size(number: int) -> str:
+    """Bytes for people: ``812 bytes``, ``3.4 MiB``."""
+    value = float(number)
+    for word in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024 or word == "GiB":
+            break
+        value /= 1024
+    return f"{number} bytes" if word == "bytes" else f"{value:.1f} {word}"
+
+
+def count(number: int) -> str:
+    """``12 345``: a thin space between thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
 def moment(text: str) -> datetime | None:
     """An aware UTC time from ISO 8601 text; None when it is none."""
     try:

@@ -19,6 +19,7 @@ from gateway.model.instant import Instant
 from gateway.model.observation import Reading
 from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
+from tests.fakes.house import FakeHouse
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
@@ -39,6 +40,7 @@ class FakeConsole:
         self._lease_ends: dict[str, int] = {}
         self._certificate_ends: dict[str, int] = {}
         self._events: list[EventView] = []
+        self.house = FakeHouse(self.view, lambda: self._events)
         self.mute = False  # nobody is told: what a hung gateway looks like
         self.parts = {
             "tpm": (True, "quotes in 0.3 s"),
@@ -233,6 +235,43 @@ class FakeAccounts:
         """Another person."""
         self.people[name] = (password, role)
         return User(name, role)
+
+    async def users(self) -> list[User]:
+        """Everyone."""
+        return [User(n, r) for n, (_, r) in sorted(self.people.items())]
+
+    async def admit(self, actor: User, name: str, password: str, role: str, secret: str) -> User:
+        """Another person, by an admin who shows the password."""
+        await self.login(actor.name, secret, "test")
+        if name in self.people:
+            raise InputError(f"there is a user {name} already", "take another name")
+        return await self.add_user(actor, name, password, role)
+
+    async def appoint(self, actor: User, name: str, role: str, secret: str, password: str = "") -> User:
+        """Another role."""
+        await self.login(actor.name, secret, "test")
+        if [n for n, (_, r) in self.people.items() if r == "admin"] == [name]:
+            raise RefusedError(f"{name} is the last admin", "make someone else admin first")
+        self.people[name] = (password or self.people[name][0], role)
+        return User(name, role)
+
+    async def replace_password(self, actor: User, name: str, password: str, secret: str) -> None:
+        """A new password."""
+        await self.login(actor.name, secret, "test")
+        self.people[name] = (password, self.people[name][1])
+
+    async def change_password(self, actor: User, old: str, new: str, source: str) -> None:
+        """One's own."""
+        await self.login(actor.name, old, source)
+        self.people[actor.name] = (new, self.people[actor.name][1])
+        self.sessions = {t: u for t, u in self.sessions.items() if u.name != actor.name}
+
+    async def dismiss(self, actor: User, name: str, secret: str) -> None:
+        """Gone."""
+        await self.login(actor.name, secret, "test")
+        if [n for n, (_, r) in self.people.items() if r == "admin"] == [name]:
+            raise RefusedError(f"{name} is the last admin", "make someone else admin first")
+        del self.people[name]
 
     async def one_time_view(self) -> str:
         """A link's token."""
