@@ -170,9 +170,13 @@ def _hosts(ground: Ground, sets: _Sets) -> tuple[Host, ...]:
         for address in map(str, flow[:2]):
             if address not in inside and not any(address in n[1] for n in named):
                 put("", (address,))
-    shown = [
-        (tuple(sorted(names, key=lambda n: (n == "broker", n))), tuple(sorted(a, key=lambda x: (":" in x, x))))
-        for names, a in named
-        if a
-    ]
+    shown = [(tuple(sorted(n, key=_broker_last)), tuple(sorted(a, key=_version_4_first))) for n, a in named if a]
     return tuple(Host(addresses[0], names, addresses) for names, addresses in sorted(shown))
+
+
+def _broker_last(name: str) -> tuple[bool, str]:
+    return name == "broker", name
+
+
+def _version_4_first(address: str) -> tuple[bool, str]:
+    return ":" in address, address

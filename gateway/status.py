@@ -99,7 +99,8 @@ def _deadline(d: dict[str, Any]) -> str:
     if d["left_s"] is None:
         return f"{d['what']}: no end. {d['then']}"
     left = "over" if d["gone"] else f"{d['left_s'] / 86_400:.1f} days left"
-    return f"{d['what']}: {left}{f', until ' + d['ends_utc'][:10] if d['ends_utc'] else ''}. {d['then']}"
+    date = f", until {d['ends_utc'][:10]}" if d["ends_utc"] else ""
+    return f"{d['what']}: {left}{date}. {d['then']}"
 
 
 def read_alarm(path: Path) -> str:

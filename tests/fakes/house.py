@@ -65,7 +65,7 @@ class FakeHouse:
         self.trouble = ""
         self.document = DOCUMENT
         self.deadlines = [
-            Deadline("Certificate of the attestation key", 12 * 86_400.0, "Others refuse what is issued after that.", "2026-12-06T00:00:00Z"),
+            Deadline("Certificate of the attestation key", 12 * 86_400.0, "Others refuse what is new.", "2026-12-06T00:00:00Z"),
             Deadline("Certificate for the broker", 0.0, "Everything waits.", "2026-11-20T00:00:00Z", gone=True),
             Deadline("Infusion pump, bed 4", None, "It is attested by this gateway alone."),
         ]  # fmt: skip
