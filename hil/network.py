@@ -10,11 +10,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-<<<<<<< HEAD
 import re
-=======
 import shutil
->>>>>>> ward-network
 import subprocess
 import sys
 import tempfile
