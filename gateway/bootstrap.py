@@ -6,7 +6,6 @@ Like ``app`` it composes adapters, for one command each. Refuses to run next to 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from gateway.config import Config, parse_config, read_config
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
+from gateway.network.answers import network_toml, pairs
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
@@ -143,9 +143,9 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 def _toml(a: Answers) -> str:
     peers: dict[str, list[str]] = {}
-    for name, address in _pairs("--peer", a.peers, "central=10.0.0.5"):
+    for name, address in pairs("--peer", a.peers, "central=10.0.0.5"):
         peers.setdefault(name, []).append(address)
-    nics = _pairs("--nic", a.nics, "hosp0=enp1s0")
+    names = (a.ward, a.uplink, a.management)
     q = json.dumps
     extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
     measured = a.root_of_measurement or ("uefi" if _BOOT_LOG.exists() else "none")
@@ -154,10 +154,7 @@ def _toml(a: Answers) -> str:
             "# Written by `wardgate init`; every setting is described in gateway/config.py.",
             f"[gateway]\nid = {q(a.id)}\nname = {q(a.name)}\nstate = {q(str(a.state))}\nrun = {q(str(a.run))}",
             f"root_of_measurement = {q(measured)}",
-            f"[network]\nward = {q(a.ward)}\nuplink = {q(a.uplink)}\nmanagement = {q(a.management)}",
-            f"addresses = {q([x.partition('/')[0] for x in a.addresses])}\nsubnets = {q(_subnets(a.addresses))}",
-            f"management_addresses = {q(list(a.management_addresses))}\nrun = {q(str(_network_run(a)))}",
-            *(("[network.nics]", *(f"{q(name)} = {q(card)}" for name, card in nics)) if nics else ()),
+            network_toml(names, a.addresses, a.management_addresses, a.nics, a.policy_state),
             f"[web]\nport = {a.port}",
             f"[tpm]\ntcti = {q(a.tcti)}",
             f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
@@ -169,30 +166,6 @@ def _toml(a: Answers) -> str:
             extra,
         )
     )
-
-
-def _pairs(flag: str, given: Sequence[str], example: str) -> list[tuple[str, str]]:
-    found = []
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{flag} {pair} is not NAME=VALUE", f"write it as {example}")
-        found.append((name, value))
-    return found
-
-
-def _subnets(addresses: Sequence[str]) -> list[str]:
-    """The networks of the addresses that came with their length."""
-    try:
-        return sorted({str(ipaddress.ip_interface(a).network) for a in addresses if "/" in a})
-    except ValueError as e:
-        raise InputError(f"--address: {e}", "write it as 10.0.0.1/24") from None
-
-
-def _network_run(a: Answers) -> Path:
-    """Where root leaves what the ward's servers read; no place that the daemon may write to."""
-    system = a.policy_state == Path("/var/lib/wardgate-policy")
-    return Path("/run/wardgate-network") if system else a.policy_state.parent / "network"
 
 
 def _alarm(a: Answers) -> Path:

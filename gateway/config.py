@@ -78,7 +78,7 @@ class Network:
 
     ``nics``: one of our names -> the kernel's name or the MAC of the interface that gets it (``"p-pump-1" = "enp2s0"``),
     ``TRUNK.ID`` for a VLAN of a trunk, or the uplink's name for an interface of its own on the same cable. Names that are not
-    ``uplink``, ``management`` or ``trunk`` are ports of the ward. ``vlans``: VLANs of ``trunk`` that are ports ``WARD.ID``.
+    ``uplink``, ``management`` or ``trunk`` are ports of the ward. ``vlans``: VLANs of ``trunk`` that are ports ``ward.ID``.
     ``subnets``: the networks that the addresses lie in; none: /24 and /64. ``routers``: the hospital's own gateways.
     ``run``: where what is written for the services goes.
     """
