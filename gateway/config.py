@@ -78,7 +78,7 @@ class Network:
 
     ``nics``: one of our names -> the kernel's name or the MAC of the interface that gets it (``"p-pump-1" = "enp2s0"``),
     ``TRUNK.ID`` for a VLAN of a trunk, or the uplink's name for an interface of its own on the same cable. Names that are not
-    ``uplink``, ``management`` or ``trunk`` are ports of the ward. ``vlans``: VLANs of ``trunk`` that are ports ``WARD.ID``.
+    ``uplink``, ``management`` or ``trunk`` are ports of the ward. ``vlans``: VLANs of ``trunk`` that are ports ``ward.ID``.
     ``subnets``: the networks that the addresses lie in; none: /24 and /64. ``routers``: the hospital's own gateways.
     ``run``: where what is written for the services goes.
     """
@@ -202,6 +202,17 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Where the hospital's CA takes enrolment requests; empty: ``wardgate enrol`` is told, or goes by files."""
+
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ca and not self.ca.startswith(("https://", "http://")):
+            raise ValueError("ca is an https:// address")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
 
@@ -213,6 +224,7 @@ class Config:
     enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
+    enrolment: Enrolment = field(default_factory=Enrolment)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 

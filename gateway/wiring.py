@@ -142,20 +142,11 @@ _LEAVES = {
 def describe(kernel: Kernel, places: Sequence[Place], names: Names) -> Wiring:
     """The wiring and its mistakes. Never raises for what the kernel or a device said."""
     look = _Look(kernel, places, names)
-    ports = look.ports()
+    ports, up = look.ports(), _carrier(look.link.get(names.uplink))
     kind = _kind(ports, look)
     findings = tuple(sorted(look.findings(ports), key=lambda f: (f.severity is Severity.NOTE, f.code, f.subject)))
-    return Wiring(
-        kind,
-        _summary(kind, ports, look),
-        _CONTROLS[kind],
-        _LEAVES[kind],
-        names.ward,
-        names.uplink,
-        _carrier(look.link.get(names.uplink)),
-        ports,
-        findings,
-    )
+    text = _summary(kind, ports, look)
+    return Wiring(kind, text, _CONTROLS[kind], _LEAVES[kind], names.ward, names.uplink, up, ports, findings)
 
 
 def places_of(document: Mapping[str, Any]) -> tuple[Place, ...]:
@@ -246,8 +237,13 @@ def _kind(ports: Sequence[Port], look: _Look) -> Kind:
 
 def _shares(look: _Look, port: Port) -> bool:
     """Several hosts behind one port; with the hospital's own behind it, it is a wrong cable and no switch."""
-    heard = look.heard.get(port.name, set()) - look.own
-    return len(heard) > 1 and not _hospital_behind(look, port.name)
+    return len(_behind(look, port.name)) > 1 and not _hospital_behind(look, port.name)
+
+
+def _behind(look: _Look, port: str) -> list[str]:
+    """MACs heard on a port, but for our own and for devices that belong on another one: those are on the wrong port."""
+    elsewhere = {mac for mac, place in look.by_mac.items() if place.port != port}
+    return sorted(look.heard.get(port, set()) - look.own - elsewhere)
 
 
 def _hospital_behind(look: _Look, port: str) -> list[str]:
@@ -300,7 +296,7 @@ def _port(look: _Look, port: Port) -> Iterable[Finding]:
         text = f"the hospital's network is behind {port.name} ({_few(hospital)} heard there)"
         yield _wrong("swapped", port.name, text, f"swap the cables: the hospital's belongs into {look.names.uplink}")
     elif _shares(look, port):
-        macs = sorted(look.heard[port.name] - look.own)
+        macs = _behind(look, port.name)
         text = f"{len(macs)} hosts are behind {port.name} ({_few(macs)}): what they send each other is not controlled"
         yield _note("shared-switch", port.name, text, "give each device a port of its own, or a VLAN on a managed switch")
 

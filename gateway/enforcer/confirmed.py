@@ -69,7 +69,7 @@ class ConfirmedPolicy:
 
     def _follow(self, actor: str, before: Document, document: Document) -> dict[str, Any]:
         """The network goes where the devices are. That it could not is told and recorded, and the policy stays."""
-        if before.document_id == document.document_id:
+        if _places(before) == _places(document):
             return {}
         wrong = follow(self._network, document.canonical)
         if wrong:
@@ -127,6 +127,13 @@ class ConfirmedPolicy:
             yield
         finally:
             os.close(descriptor)
+
+
+def _places(document: Document) -> tuple[frozenset[Any], ...]:
+    """What the network depends on: who is where, and whom devices look for by IPv6."""
+    flows = ("vital6", *(f"rtl{level}_6" for level in range(4)))
+    ends = frozenset(end for name in flows for element in document.sets[name] for end in element[:2])
+    return document.sets["port4"], document.sets["port6"], ends
 
 
 def audit_lines(directory: Path) -> list[dict[str, Any]]:

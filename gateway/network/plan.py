@@ -18,6 +18,7 @@ from gateway.config import Network
 from gateway.wiring import Place
 
 PROTOCOL = 77  # in rtnetlink's range for administrators; routes and proxy entries with it are this program's
+VLAN_PORT = "ward"  # the port of VLAN 101 is `ward.101`
 _LENGTH = {4: 32, 6: 128}
 _SUBNET = {4: 24, 6: 64}  # what `subnets` says otherwise
 _IN_NAME = re.compile(r"(?P<parent>[A-Za-z0-9_.-]+)\.(?P<id>[1-9][0-9]{0,3})")
@@ -65,10 +66,10 @@ def link_steps(network: Network, places: Sequence[Place], state: State, *, take:
         if name not in links and name != source:
             _claim(steps, network, links, name, source, state, take)
     for vlan in network.vlans:
-        _vlan_port(steps, network, links, f"{network.ward}.{vlan}", vlan)
+        _vlan_port(steps, network, links, f"{VLAN_PORT}.{vlan}", vlan)
     for place in places:
         own = _IN_NAME.fullmatch(place.port)
-        if network.trunk and own and own["parent"] == network.ward:
+        if network.trunk and own and own["parent"] == VLAN_PORT:
             _vlan_port(steps, network, links, place.port, int(own["id"]))
     _bridge(steps, network, links)
     for port in ports(network, places):
@@ -82,7 +83,7 @@ def link_steps(network: Network, places: Sequence[Place], state: State, *, take:
 def ports(network: Network, places: Sequence[Place]) -> tuple[str, ...]:
     """Every name that is, or should become, a port of the ward."""
     others = {network.ward, network.uplink, network.management, network.trunk, "lo", ""}
-    named = {*network.nics, *(f"{network.ward}.{v}" for v in network.vlans), *(p.port for p in places)}
+    named = {*network.nics, *(f"{VLAN_PORT}.{v}" for v in network.vlans), *(p.port for p in places)}
     return tuple(sorted(named - others))
 
 
