@@ -282,7 +282,7 @@ class Bench:
     def _daemon(self) -> tuple[str, str]:
         began = time.monotonic()
         self.start_daemon()
-        self._spawn("forward", "hil.forward", "--port", str(self.port), "--to", "10.78.0.2:8443")
+        self._spawn("forward", "hil.forward", "--port", str(self.port), "--to", "127.0.0.1:8443", "--netns", self.ns("gw"))
         return "the gateway runs", f"ready after {time.monotonic() - began:.2f} s; the page: https://127.0.0.1:{self.port}/"
 
     def start_daemon(self) -> None:

@@ -1,4 +1,6 @@
-"""Brings the page to the host's loopback: ``python -m hil.forward --port 8443 --to 10.78.0.2:8443``.
+"""Brings the page to the host's loopback: ``python -m hil.forward --port 8443 --to 127.0.0.1:8443 --netns wg-gw``.
+
+It listens where it is started and calls from within ``--netns``, so that benches beside each other never answer for one another.
 
 Relays bytes, knows no protocol.
 """
@@ -8,6 +10,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
+import os
+import socket
+from pathlib import Path
 
 _CONNECTIONS = 64  # a bench has a handful of viewers
 
@@ -21,8 +27,15 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def serve(port: int, host: str, to_port: int) -> None:
-    """Relay every connection on loopback ``port`` to ``host``:``to_port`` until cancelled."""
+def enter(netns: str) -> None:
+    """This process's network is that namespace's from now on; sockets that are open stay where they are. Raises OSError."""
+    with Path(f"/run/netns/{netns}").open("rb") as f:
+        if ctypes.CDLL(None, use_errno=True).setns(f.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+async def serve(listener: socket.socket, host: str, to_port: int) -> None:
+    """Relay every connection on ``listener`` to ``host``:``to_port`` until cancelled."""
     open_now = asyncio.Semaphore(_CONNECTIONS)
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +47,7 @@ async def serve(port: int, host: str, to_port: int) -> None:
                 return
             await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
 
-    server = await asyncio.start_server(relay, "127.0.0.1", port)
+    server = await asyncio.start_server(relay, sock=listener)
     print("ready", flush=True)
     async with server:
         await server.serve_forever()
@@ -45,10 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hil.forward")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--to", required=True, metavar="HOST:PORT")
+    parser.add_argument("--netns", default="", help="call from within this network namespace")
     options = parser.parse_args()
     host, _, port = options.to.rpartition(":")
+    listener = socket.create_server(("127.0.0.1", options.port))
+    if options.netns:
+        enter(options.netns)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(serve(options.port, host, int(port)))
+        asyncio.run(serve(listener, host, int(port)))
 
 
 if __name__ == "__main__":

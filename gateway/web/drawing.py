@@ -15,7 +15,7 @@ WIDTH = 1240
 _LEFT_W, _BAR_X, _BAR_W, _RIGHT_X, _RIGHT_W = 470, 570, 170, 900, 340
 _TOP, _HEAD, _ROW, _PAD, _GAP = 44, 62, 30, 10, 16
 _HOST_HEAD, _HOST_ROW = 62, 16
-_TITLE, _SUB, _FLOW = 33, 48, 37  # characters that fit; the whole text is in the table
+_TITLE, _SUB, _ROW_TEXT = 30, 46, 44  # characters that fit; the whole text is in the table
 _PROTOCOLS = {"tcp": "TCP", "udp": "UDP", "radio": "Bluetooth"}
 
 
@@ -149,7 +149,8 @@ def _wire(lane: Lane, y: int, slots: _Slots, land: Landscape, *, own: bool = Fal
     else:
         arrow = f"M{_LEFT_W} {y}l11-5v10z"
     proxy = (_BAR_X + _BAR_W // 2, y) if lane.proxied and end is not None else None
-    name, flow, mark = _cut(lane.function, 19), _cut(flow_of(lane, land), _FLOW), str(lane.passing)
+    name, mark = _cut(lane.function, 19), str(lane.passing)
+    flow = _cut(flow_of(lane, land), _ROW_TEXT - len(name))
     return Wire(y, name, flow, mark, mark, inner, outer, through, arrow, (_BAR_X, y), proxy)
 
 

@@ -89,7 +89,7 @@ def proof(check: RecordCheck) -> tuple[bool, str]:
 
 
 def _row(e: EventView, names: dict[str, str]) -> Row:
-    text = wording.sentence(e.text.removeprefix(f"{e.device_id}: ") if e.device_id else e.text)
+    text = e.text.replace(f"{e.device_id}: ", "", 1) if e.device_id else e.text
     name = names.get(e.device_id, e.device_id)
     group, device_id = GROUP_OF.get(e.kind, e.kind), e.device_id if e.device_id in names else ""
     return Row(e.sequence, e.time_utc, e.severity, group, device_id, name, text)

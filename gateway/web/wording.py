@@ -40,6 +40,7 @@ _QUANTITIES = {
     "MDC_PULS_RATE": "Pulse rate",
     "MDC_PULS_OXIM_SAT_O2": "SpO₂",
     "MDC_PULS_OXIM_PULS_RATE": "Pulse rate",
+    "MDC_PULS_OXIM_PERF_REL": "Perfusion index",
     "MDC_FLOW_FLUID_PUMP": "Infusion rate",
     "MDC_TEMP_BODY": "Temperature",
     "MDC_PRESS_BLD_NONINV_SYS": "Systolic",
@@ -86,8 +87,9 @@ def unit(ucum: str) -> str:
 
 
 def number(value: float) -> str:
-    """A measured value, without digits that the device did not mean."""
-    return f"{value:.6g}"
+    """A measured value to four digits, its whole part whole: nobody reads more from across a room."""
+    whole = len(str(int(abs(value))))
+    return f"{value:.{max(0, 4 - whole)}f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
 
 
 def sentence(text: str) -> str:

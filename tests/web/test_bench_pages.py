@@ -37,7 +37,8 @@ def bench() -> Iterator[Bench]:
     made = Bench(directory, prefix=f"pg{os.getpid() % 10000}-", port=port)
     made.start()
     try:
-        scenarios.trusted(made)
+        for name in ("observed", "trusted-ward"):
+            assert scenarios.play(made, name).ok, name
         made.ask("pump-1", "tamper", register=104, value=7)
         made.await_device("pump-1", scenarios.at_level(0), 15, "cut")
         yield made
@@ -101,7 +102,9 @@ def test_five_pages_of_one_product(bench: Bench, browser: Browser, session: Any,
         page.screenshot(path=shots / f"{name}-{scheme}-{size}.png", full_page=size == "desktop")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, size)
         found = Axe().run(page)
-        assert found.violations_count == 0, json.dumps([(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found.response["violations"]])
+        assert found.violations_count == 0, json.dumps(
+            [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found.response["violations"]]
+        )
     context.close()
     assert said == []
 

@@ -116,6 +116,7 @@ function place(part, html) {
 let fetching = false;
 let known = null; // the levels at the last look
 let renewed = performance.now();
+const told = new Map(); // section -> what the server sent last
 
 function renew(order) {
   const every = Number(body.dataset.renew);
@@ -137,9 +138,9 @@ async function fetchRest() {
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const section of document.querySelectorAll("[data-fetched]")) {
       const other = fresh.getElementById(section.id);
-      if (!other || section.dataset.told === other.innerHTML || section.contains(document.activeElement)) continue;
+      if (!other || told.get(section.id) === other.innerHTML || section.contains(document.activeElement)) continue;
       const open = [...section.querySelectorAll("details[open]")].map((d) => d.id);
-      other.dataset.told = other.innerHTML; // as the server sent it: times are rewritten in place
+      told.set(section.id, other.innerHTML); // as the server sent it: times are rewritten in place
       for (const id of open) if (id) other.querySelector(`details#${CSS.escape(id)}`)?.setAttribute("open", "");
       section.replaceWith(other);
     }
