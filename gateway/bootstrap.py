@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from gateway.config import Config, parse_config, read_config
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
+from gateway.network.answers import network_toml, pairs
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
@@ -51,6 +52,8 @@ class Answers:
     new_claim: bool
     interactive: bool
     root_of_measurement: str = ""  # empty: what this machine shows
+    management_addresses: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
     broker: str = ""  # HOST or HOST:PORT; empty: nothing leaves for now
     broker_addresses: tuple[str, ...] = ()  # where HOST is, when it is a name
     broker_ca: Path | None = None
@@ -140,11 +143,9 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 def _toml(a: Answers) -> str:
     peers: dict[str, list[str]] = {}
-    for pair in a.peers:
-        name, equals, address = pair.partition("=")
-        if not equals or not name or not address:
-            raise InputError(f"--peer {pair} is not NAME=ADDRESS", "write it as central=10.0.0.5")
+    for name, address in pairs("--peer", a.peers, "central=10.0.0.5"):
         peers.setdefault(name, []).append(address)
+    names = (a.ward, a.uplink, a.management)
     q = json.dumps
     extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
     measured = a.root_of_measurement or ("uefi" if _BOOT_LOG.exists() else "none")
@@ -153,8 +154,7 @@ def _toml(a: Answers) -> str:
             "# Written by `wardgate init`; every setting is described in gateway/config.py.",
             f"[gateway]\nid = {q(a.id)}\nname = {q(a.name)}\nstate = {q(str(a.state))}\nrun = {q(str(a.run))}",
             f"root_of_measurement = {q(measured)}",
-            f"[network]\nward = {q(a.ward)}\nuplink = {q(a.uplink)}\nmanagement = {q(a.management)}",
-            f"addresses = {q(list(a.addresses))}",
+            network_toml(names, a.addresses, a.management_addresses, a.nics, a.policy_state),
             f"[web]\nport = {a.port}",
             f"[tpm]\ntcti = {q(a.tcti)}",
             f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
