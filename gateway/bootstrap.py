@@ -217,8 +217,8 @@ def _note_claim(config: Config, claim: str) -> None:
         Operators(config.policy.confirmed.parent).write_claim(claim)
 
 
-def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None) -> Answer:
-    """Credential activation, over HTTPS or by two files."""
+def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None, anchor: Path | None = None) -> Answer:
+    """Credential activation, over HTTPS or by two files. ``anchor`` is kept for the page, once it vouches for the key."""
     from gateway.attester import enrol as wire
     from gateway.attester.attester import Attester
     from gateway.attester.tpm import Tpm
@@ -234,6 +234,8 @@ def enrol(config: Config, *, ca: str | None, request: Path | None, response: Pat
                 return asked.to_json(), [f"give {request} to the CA, then: wardgate enrol --response FILE"]
             answer = wire.Answer.from_json(wire.parse(given)) if response else await asyncio.to_thread(wire.ask, str(ca), asked)
             done = await attester.accept_answer(answer)
+            if anchor:
+                _keep_anchor(anchor, attester.ak_chain(), config.gateway.state / "anchor.pem")
         finally:
             await tpm.close()
         words = f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"
@@ -243,6 +245,24 @@ def enrol(config: Config, *, ca: str | None, request: Path | None, response: Pat
     if request:
         request.write_text(json.dumps(document), encoding="utf-8")
     return document, lines
+
+
+def _keep_anchor(given: Path, chain: Sequence[bytes], kept: Path) -> None:
+    """Keep the CA's certificate if it vouches for the attestation key. Raises InputError or EvidenceError."""
+    from datetime import UTC, datetime
+
+    from cryptography import x509
+
+    from gateway.verifier.x509path import verify_path
+
+    pem = given.read_bytes()
+    try:
+        anchor = x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        raise InputError(f"{given} is no PEM certificate", "give the certificate of the CA that enrols this gateway") from None
+    verify_path(tuple(chain), anchor, datetime.now(UTC))
+    kept.write_bytes(pem)
+    kept.chmod(0o644)
 
 
 def verify_audit(config: Config) -> Answer:

@@ -81,7 +81,7 @@ def _enrol(o: argparse.Namespace) -> int:
     from gateway.bootstrap import enrol
     from gateway.config import read_config
 
-    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response)
+    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response, anchor=o.anchor)
     _say(o, document, lines)
     return 0
 
@@ -232,7 +232,7 @@ def _user_add(o: argparse.Namespace) -> int:
 
     control, password = _control(o), _password_of(o.name, o.password_file)
     answer = control.ask("POST", "/api/v1/users", {"name": o.name, "password": password, "role": o.role})
-    if os.geteuid() == 0 and o.role in ("biomed", "admin"):
+    if os.geteuid() == 0 and o.role in ("clinical", "biomed", "admin"):
         request = {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role}
         confirm_sync(read_config(o.config).policy.socket, request)
     _say(o, answer, [f"{o.name} is {o.role}"])
@@ -361,6 +361,7 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
     p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
     p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
+    p.add_argument("--anchor", type=Path, metavar="FILE", help="keep the CA's certificate (PEM): the page then verifies against it")
     way = p.add_mutually_exclusive_group(required=True)
     way.add_argument("--ca", metavar="URL")
     way.add_argument("--request", type=Path, metavar="FILE")
