@@ -12,9 +12,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway import cli_device
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -207,7 +209,7 @@ def _device_show(o: argparse.Namespace) -> int:
 
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
-        arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        arguments = {k: str(v) for k in ("minutes", "reason", "function", "difference") if (v := getattr(o, k, None)) is not None}
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
         _say(o, outcome, [outcome["text"]])
         return 0 if outcome["ok"] else 1
@@ -271,6 +273,17 @@ def _break_glass(o: argparse.Namespace) -> int:
 
 
 # --- small things ---
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What the other modules of commands are lent (``cli_device.Tools``)."""
+
+    person: Callable[[argparse.ArgumentParser], None]
+    control = staticmethod(lambda o: _control(o))
+    say = staticmethod(lambda o, document, lines: _say(o, document, lines))
+    read = staticmethod(lambda path: _read(path))
+    command = staticmethod(lambda verb: _device_command(verb))
 
 
 def _read(path: str | Path) -> bytes:
@@ -408,7 +421,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--passkey", help="printed on a wearable's label")
     p.add_argument("--endorsement", help="the maker's endorsement (JSON): key, identity, measurements")
     person(p)
-    for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
+    for verb in ("remove", "attest", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
         person(p)
@@ -422,6 +435,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--reason", required=True)
     person(p)
+    cli_device.register(add, devices, _Tools(person))
     p = add("explain", _explain, "how the level came about, step by step")
     p.add_argument("device")
     p.add_argument("function", nargs="?")

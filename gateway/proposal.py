@@ -25,6 +25,7 @@ _SERVICES = {  # what a driver's hint says, in words, and the characteristics by
     "heart-rate": ("a heart rate service", frozenset({"2A37"})),
     "pulse-oximeter": ("a pulse oximeter service", frozenset({"2A5E", "2A5F"})),
 }
+_FITS = 2  # a service it offers, or its own name; that it can prove something speaks for any profile
 _KEY_BYTES = 32  # HKDF-SHA256's output for each use
 _MEASURED = (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC, EvidenceClass.BEACON)
 
@@ -68,7 +69,7 @@ def _suggestion(p: Profile, score: int, why: list[str]) -> Suggestion:
     measured = any(t.evidence_class in _MEASURED for t in p.targets)
     beacon_only = bool(p.targets) and all(t.evidence_class is EvidenceClass.BEACON for t in p.targets)
     why = why or [f"it is for {p.bus} devices too; nothing else speaks for it"]
-    return Suggestion(p.id, p.name, p.clinical_class, score > 0, tuple(why), p.bus is Bus.BLE and not beacon_only, measured)
+    return Suggestion(p.id, p.name, p.clinical_class, score >= _FITS, tuple(why), p.bus is Bus.BLE and not beacon_only, measured)
 
 
 def _fit(seen: DeviceSeen, p: Profile) -> tuple[int, list[str]]:

@@ -32,11 +32,15 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An action that can be taken from where a device is now; ``direct``: at once, without a page that asks."""
+    """An action that can be taken from where a device is now; ``direct``: at once, without a page that asks.
+
+    ``rare``: offered on the device's own page only.
+    """
 
     verb: str
     label: str
     direct: bool = False
+    rare: bool = False
 
 
 class Renderer:
@@ -55,6 +59,7 @@ class Renderer:
         )
         env.filters["ago"] = lambda at_ms, now_ms: wording.duration(now_ms - at_ms)
         env.filters["left"] = lambda until_ms, now_ms: wording.countdown(until_ms - now_ms)
+        env.filters["age"] = wording.duration
         env.globals["asset"] = self._asset_url
         self._env = env
         card, overview = env.get_template("card.html").module, env.get_template("overview.html").module

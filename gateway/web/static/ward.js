@@ -94,10 +94,6 @@ function place(part, html) {
   if (only && part.endsWith("/actions")) return; // that page has its actions elsewhere
   const holder = document.createElement("template");
   holder.innerHTML = html; // made by the server's own templates, which escape; no script runs from it
-  // compared as text too: the device may have changed between the page and its first picture
-  const words = (node) => node.textContent.replace(/\s+/g, " ").trim();
-  const changed = shown.has(part) || words(holder.content) !== words(slot);
-  if (only && changed && /\/(level|functions)$/.test(part)) fetchRest();
   const focused = slot.contains(document.activeElement) ? document.activeElement : null;
   const trail = focused && (focused.getAttribute("href") || focused.textContent);
   const open = slot.querySelector("details[open]") !== null;
@@ -109,27 +105,6 @@ function place(part, html) {
   }
   localTimes(slot);
   shown.set(part, html);
-}
-
-// The page of one device has sections that no stream carries: they are fetched anew when the device changes.
-let fetching = false;
-async function fetchRest() {
-  if (fetching) return;
-  fetching = true;
-  try {
-    const answer = await fetch(location.href, { cache: "no-store" });
-    if (!answer.ok) return;
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const section of document.querySelectorAll("[data-fetched]")) {
-      const other = fresh.getElementById(section.id);
-      if (other && other.innerHTML !== section.innerHTML && !section.contains(document.activeElement)) section.replaceWith(other);
-    }
-    localTimes(document);
-  } catch {
-    // the stream says by itself that the gateway is gone
-  } finally {
-    fetching = false;
-  }
 }
 
 function arrange(order) {
