@@ -118,7 +118,7 @@ class Dossiers:
         rows = sorted(seen, key=lambda pair: pair[0].mono_ns, reverse=True)
         return [
             Found(
-                key_of(e.address), e.bus.value, e.address, e.name, e.hint, e.signal_dbm, e.port, e.mac,
+                key_of(e.address), e.bus.value, e.address, e.name[:80], e.hint[:200], e.signal_dbm, e.port, e.mac,
                 (now - at.mono_ns) // _MS, suggest(e, self._from.profiles),
             )
             for at, e in rows

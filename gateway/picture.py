@@ -56,7 +56,7 @@ def device_view(
 def proposed_view(seen: DeviceSeen, now: Instant) -> DeviceView:
     """A device that was seen and that nobody accepted: it gets nothing."""
     return DeviceView(
-        key_of(seen.address), seen.name or seen.address, seen.bus.value, "", seen.address, "proposed", 0, 0, "none",
+        key_of(seen.address), seen.name[:80] or seen.address, seen.bus.value, "", seen.address, "proposed", 0, 0, "none",
         "seen, not accepted: it gets nothing", now.mono_ns // _MS, "unknown", None, None, None, None, None, (), (), (),
     )  # fmt: skip
 

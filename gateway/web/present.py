@@ -175,7 +175,7 @@ def card(d: DeviceView, view: WardView, deadlines: Deadlines) -> Card:
     now = view.now_ms
     main = Main(
         id=d.id,
-        name=d.name,
+        name=wording.short(d.name),
         kind=" · ".join(w for w in (d.profile, wording.BUS_WORDS.get(d.bus, d.bus)) if w),
         address=d.address,
         link=d.link,

@@ -18,6 +18,8 @@ from gateway.web.desk import Notice, Visitor
 from gateway.web.present import Card, Ward
 
 _HERE = Path(__file__).parent
+# bidirectional controls and marks, invisible separators, the zero-width family
+_UNSEEN = dict.fromkeys([0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -54,6 +56,7 @@ class Renderer:
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_upright,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -85,6 +88,13 @@ class Renderer:
 
     def _asset_url(self, name: str) -> str:
         return f"/static/{name}?v={self.assets[name].tag}"
+
+
+def _upright(value: object) -> object:
+    """No text may turn the direction of what stands beside it, or hide in it: such characters are left out."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return type(value)(value.translate(_UNSEEN))
 
 
 class Slots:
