@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from gateway.errors import InputError
 
@@ -117,18 +119,15 @@ class _Commands:
         return 0 if found["ok"] else 1
 
     def label(self, o: argparse.Namespace) -> int:
-        from gateway.model.view import DeviceView, GatewayView
-        from gateway.web.label import device_label, device_label_text
+        from gateway.web.label import DeviceLabel, device_label_text
 
         control = self._t.control(o)
-        document = control.device(o.id)
-        gateway = control.view()["gateway"]
-        device = DeviceView(**{**document, "functions": (), "readings": (), "alarms": (), "would_cut": ()})
-        label = device_label(o.page, device, GatewayView(**{**gateway, "parts": ()}))
+        control.device(o.id)
+        found = control.ask("GET", f"/api/v1/devices/{o.id}/label?page={quote(o.page, safe='')}")
+        label = DeviceLabel(**{f.name: str(found[f.name]) for f in fields(DeviceLabel)})
         if o.svg:
             o.svg.write_text(label.qr, encoding="utf-8")
-        told = {n: getattr(label, n) for n in ("device_id", "name", "gateway", "address", "fingerprint", "url")}
-        self._t.say(o, told, [str(o.svg) if o.svg else device_label_text(label)])
+        self._t.say(o, found, [str(o.svg) if o.svg else device_label_text(label)])
         return 0
 
     def accept(self, o: argparse.Namespace) -> int:

@@ -130,6 +130,8 @@ def _proof(e: EvidenceView, now_ms: int) -> Proof:
     kind, _, binding = e.channel.partition(":")
     how = f"{_CLASS.get(e.evidence_class, e.evidence_class)}, {_CHANNEL.get(kind, kind)}"
     notes = tuple(wording.sentence(f.text) for f in e.findings)
+    if e.standing == "warning" and e.evidence_class == "fingerprint":
+        notes = (*notes, "It shows itself and cannot sign what it shows, so it is compared and not proved.")
     details = (
         ("Format", e.media_type), ("Channel", e.channel if binding else kind), ("SHA-256 of the evidence", e.sha256),
         *((f"Finding: {f.subject}", f"{f.text}{f'; {f.remedy}' if f.remedy else ''}") for f in e.findings),
