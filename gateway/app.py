@@ -16,6 +16,7 @@ from typing import Any
 
 import drivers
 from gateway import __version__
+from gateway.attester import anchors
 from gateway.attester.attester import Attester
 from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
@@ -100,6 +101,10 @@ class DriverContext:
         """To the engine."""
         await self._app.conductor.emit(event)
 
+    async def decided(self) -> None:
+        """All that was emitted before has been decided."""
+        await self._app.conductor.decided()
+
     def grant(self, device_id: str) -> Grant:
         """The device's lease."""
         return self._app.grants.of(device_id)
@@ -148,7 +153,7 @@ class App:
         )  # fmt: skip
         self.console.dossiers = Dossiers(self.conductor, self.clock, Sources(
             self.console.view, History(self.database), self.outbox.counts, self.certificates.bundle, self.profiles,
-            config.gateway.state / "anchor.pem",
+            config.gateway.state / anchors.NAME,
         ))  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
