@@ -16,6 +16,7 @@ from typing import Any
 
 import drivers
 from gateway import __version__
+from gateway.attester import anchors
 from gateway.attester.attester import Attester
 from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
@@ -25,6 +26,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
+from gateway.dossiers import Dossiers, Sources
 from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
@@ -37,6 +39,7 @@ from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
 from gateway.model.device import Bond, DeviceState
+from gateway.model.effect import Record
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
 from gateway.model.evidence import MediaType
 from gateway.model.profile import References
@@ -47,6 +50,7 @@ from gateway.store.audit import AuditLog
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
 from gateway.store.follow import Follower
+from gateway.store.history import START, History
 from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
@@ -150,6 +154,10 @@ class App:
             bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
             ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
+        self.console.dossiers = Dossiers(self.conductor, self.clock, Sources(
+            self.console.view, History(self.database), self.outbox.counts, self.certificates.bundle, self.profiles,
+            config.gateway.state / anchors.NAME,
+        ))  # fmt: skip
         self.readings.watch = self.console.observe
         self.follower = Follower(self.audit, lambda what: self.tell(PartChanged("record", up=False, detail=what)))
         self.console.house = house = House(
@@ -246,6 +254,7 @@ class App:
             await self._close()
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
+        await self._record_start()
         supervisor = Supervisor(group, self._task_told)
         supervisor.keep("engine", self.conductor.decide)
         supervisor.keep("record", self.conductor.carry)
@@ -275,6 +284,13 @@ class App:
             len(self.conductor.engine.standings),
             len(self.profiles),
         )
+
+    async def _record_start(self) -> None:
+        """The first line of this run: what was before it nobody can vouch for. A disk that refuses is told by others."""
+        try:
+            await self.audit.append([(self.clock.now(), Record(START, "", f"Wardgate {__version__} starts", ()))])
+        except UnavailableError as e:
+            log.warning("the start is not on record: %s", e)
 
     async def _task_told(self, name: str, up: bool, detail: str) -> None:
         if name.startswith("driver-"):

@@ -251,13 +251,16 @@ def _note_claim(config: Config, claim: str) -> None:
         Operators(config.policy.confirmed.parent).write_claim(claim)
 
 
-def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None) -> Answer:
-    """Credential activation, over HTTPS or by two files. With none of them: at the configured CA."""
+def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None, anchor: Path | None = None) -> Answer:
+    """Credential activation, over HTTPS or by two files. With none of them: at the configured CA.
+
+    ``anchor`` is kept for the page, once it vouches for the key.
+    """
     if not (ca or request or response):
         ca = config.enrolment.ca
         if not ca:
             raise InputError("no CA is configured", "give --ca URL, or --request FILE and later --response FILE")
-    from gateway.attester import client_key
+    from gateway.attester import anchors, client_key
     from gateway.attester import enrol as wire
     from gateway.attester.attester import Attester
     from gateway.attester.tpm import Tpm
@@ -274,6 +277,8 @@ def enrol(config: Config, *, ca: str | None, request: Path | None, response: Pat
                 return asked.to_json(), [f"give {request} to the CA, then: wardgate enrol --response FILE"]
             answer = wire.Answer.from_json(wire.parse(given)) if response else await asyncio.to_thread(wire.ask, str(ca), asked)
             done = await attester.accept_answer(answer)
+            if anchor:
+                anchors.keep(anchor, attester.ak_chain(), config.gateway.state)
         finally:
             await tpm.close()
         words = [f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"]

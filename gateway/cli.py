@@ -12,10 +12,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_house
+from gateway import cli_device, cli_house
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -84,7 +85,7 @@ def _enrol(o: argparse.Namespace) -> int:
     from gateway.bootstrap import enrol
     from gateway.config import read_config
 
-    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response)
+    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response, anchor=o.anchor)
     _say(o, document, lines)
     return 0
 
@@ -210,7 +211,7 @@ def _device_show(o: argparse.Namespace) -> int:
 
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
-        arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        arguments = {k: str(v) for k in ("minutes", "reason", "function", "difference") if (v := getattr(o, k, None)) is not None}
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
         _say(o, outcome, [outcome["text"]])
         return 0 if outcome["ok"] else 1
@@ -235,7 +236,7 @@ def _user_add(o: argparse.Namespace) -> int:
 
     control, password = _control(o), _password_of(o.name, o.password_file)
     answer = control.ask("POST", "/api/v1/users", {"name": o.name, "password": password, "role": o.role})
-    if os.geteuid() == 0 and o.role in ("biomed", "admin"):
+    if os.geteuid() == 0 and o.role in ("clinical", "biomed", "admin"):
         request = {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role}
         confirm_sync(read_config(o.config).policy.socket, request)
     _say(o, answer, [f"{o.name} is {o.role}"])
@@ -274,6 +275,17 @@ def _break_glass(o: argparse.Namespace) -> int:
 
 
 # --- small things ---
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What the other modules of commands are lent (``cli_device.Tools``)."""
+
+    person: Callable[[argparse.ArgumentParser], None]
+    control = staticmethod(lambda o: _control(o))
+    say = staticmethod(lambda o, document, lines: _say(o, document, lines))
+    read = staticmethod(lambda path: _read(path))
+    command = staticmethod(lambda verb: _device_command(verb))
 
 
 def _read(path: str | Path) -> bytes:
@@ -370,6 +382,7 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
     p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
     p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
+    p.add_argument("--anchor", type=Path, metavar="FILE", help="keep the CA's certificate (PEM): the page then verifies against it")
     way = p.add_mutually_exclusive_group()
     way.add_argument("--ca", metavar="URL")
     way.add_argument("--request", type=Path, metavar="FILE")
@@ -418,7 +431,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--passkey", help="printed on a wearable's label")
     p.add_argument("--endorsement", help="the maker's endorsement (JSON): key, identity, measurements")
     person(p)
-    for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
+    for verb in ("remove", "attest", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
         person(p)
@@ -432,6 +445,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--reason", required=True)
     person(p)
+    cli_device.register(add, devices, _Tools(person))
     p = add("explain", _explain, "how the level came about, step by step")
     p.add_argument("device")
     p.add_argument("function", nargs="?")

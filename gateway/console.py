@@ -25,19 +25,14 @@ from gateway.model.instant import TimeQuality
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
+from gateway.model.roles import MAY
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort, HousePort
+from gateway.ports import AccountsPort, AuditPort, DossierPort, HousePort
 from gateway.proposal import propose, without_secrets
 
-_OPERATORS = ("biomed", "admin")
-_CARE = ("clinical", "biomed", "admin")
-ROLES: Mapping[str, tuple[str, ...]] = {
-    "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
-    "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
-}  # fmt: skip
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _READINGS = 4  # newest per device in the picture
 
@@ -112,6 +107,7 @@ class Console:
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
         self.house: HousePort
+        self.dossiers: DossierPort
 
     # --- seeing ---
 
@@ -154,7 +150,7 @@ class Console:
             kept = self._readings.setdefault(o.device_id, deque(maxlen=_READINGS))
             for old in [r for r in kept if r.quantity == o.quantity]:
                 kept.remove(old)
-            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at))
+            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at, None if o.level is None else int(o.level)))
         self.counters.observations_in += len(batch)
 
     def certified(self, device_id: str, sequence: int) -> None:
@@ -198,9 +194,9 @@ class Console:
     async def command(self, command: OperatorCommand) -> Outcome:
         """Check the role, confirm what needs confirming, then let the engine decide."""
         command = await self._as_person(command)
-        allowed = ROLES.get(command.verb)
+        allowed = MAY.get(command.verb)
         if allowed is None:
-            raise InputError(f"there is no command {command.verb!r}", f"one of: {', '.join(sorted(ROLES))}")
+            raise InputError(f"there is no command {command.verb!r}", f"one of: {', '.join(sorted(MAY))}")
         if command.role not in allowed:
             raise RefusedError(
                 f"{command.actor} ({command.role}) may not {command.verb}", f"ask someone who is {' or '.join(allowed)}"
@@ -211,10 +207,13 @@ class Console:
                 return await self._add(command)
             if command.verb == "break-glass":
                 return await self._break_glass(command)
-            device = await self._device(command.device_id)
+            device, before = await self._device(command.device_id), self._clock.now()
             if command.verb in _POLICY_VERBS and not (command.verb == "accept" and device.state is DeviceState.SERVICE):
                 return await self._change_state(command, device)
-            return await self._within_state(command, device)
+            done = await self._within_state(command, device)
+        if command.verb == "attest" and not command.argument("prepare"):
+            return await self.dossiers.attested(device.id, before)  # outside the lock: others need not wait for a device
+        return done
 
     async def _as_person(self, command: OperatorCommand) -> OperatorCommand:
         name = command.argument("as")
@@ -279,6 +278,9 @@ class Console:
         s = self._conductor.engine.standings.get(device.id)
         if s and s.service and s.service.actor == command.actor:
             raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
+        seen = command.argument("difference")
+        if s and seen and seen != s.difference_id():
+            raise RefusedError(f"{device.id} measures something else by now", "look at the difference again, then accept it")
 
     async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> Sequence[str]:
         """Root's loader has this document already, or takes it on the operator's own credential. Returns what could not follow."""

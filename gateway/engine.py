@@ -61,6 +61,7 @@ class Engine:
         self.timing = Timing()
         self.parts: dict[str, tuple[bool, str]] = {}
         self.proposed: dict[str, DeviceSeen] = {}
+        self.sighted: dict[str, Instant] = {}  # when each of them was last reported
         self.epoch = 0
         self._next_epoch: Instant | None = None
         self._behaved: dict[tuple[str, str, str], tuple[Instant, int]] = {}
@@ -154,8 +155,10 @@ class Engine:
 
     def _device_seen(self, event: DeviceSeen, now: Instant, out: Out) -> set[str]:
         known = any(s.device.address == event.address for s in self.standings.values())
-        if not known and event.address not in self.proposed and len(self.proposed) < 256:
-            self.proposed[event.address] = event
+        if not known and event.address in self.proposed:
+            self.proposed[event.address], self.sighted[event.address] = event, now
+        elif not known and len(self.proposed) < 256:
+            self.proposed[event.address], self.sighted[event.address] = event, now
             out.append(Record("seen", "", f"a new {event.bus} device {event.address} ({event.name}) was seen; it gets nothing", ()))
         return set()
 
@@ -259,7 +262,7 @@ class Engine:
             case "service":
                 open_service(s, event, now, out)
             case "accept" if s.device.state is DeviceState.SERVICE:
-                accept(s, event.actor, now, out)
+                accept(s, event, now, out)
             case "undo" if s.device.state is DeviceState.SERVICE:
                 close_service(s, f"undone by {event.actor}", now, out)
         return {s.id}

@@ -18,6 +18,7 @@ from gateway.policy.decide import would_cut
 from gateway.standing import Standing
 
 _MS = 1_000_000
+_KEY = str.maketrans(":.", "--")
 
 
 def device_view(
@@ -54,11 +55,15 @@ def device_view(
 
 def proposed_view(seen: DeviceSeen, now: Instant) -> DeviceView:
     """A device that was seen and that nobody accepted: it gets nothing."""
-    address = seen.address.lower().replace(":", "-")
     return DeviceView(
-        f"new-{address}", seen.name or seen.address, seen.bus.value, "", seen.address, "proposed", 0, 0, "none",
+        key_of(seen.address), seen.name[:80] or seen.address, seen.bus.value, "", seen.address, "proposed", 0, 0, "none",
         "seen, not accepted: it gets nothing", now.mono_ns // _MS, "unknown", None, None, None, None, None, (), (), (),
     )  # fmt: skip
+
+
+def key_of(address: str) -> str:
+    """The name of a found device, until someone gives it one."""
+    return f"new-{address.lower().translate(_KEY)}"[:63]
 
 
 def explain(s: Standing, function: str | None, now: Instant) -> dict[str, object]:

@@ -16,6 +16,8 @@ from gateway.model.instant import Instant
 from gateway.model.landscape import Landscape
 from gateway.model.outbox import Letter, OutboxView, Waiting
 from gateway.model.premises import Deadline, Identity
+from gateway.model.profile import Profile
+from gateway.model.sheet import Examination, Found, LevelChange, LevelHistory, Refusal, Sheet
 from gateway.model.view import EventView, Outcome, User, WardView
 
 
@@ -200,12 +202,57 @@ class HousePort(Protocol):
         ...
 
 
+class HistoryPort(Protocol):
+    """What the record says of one device over time. Every method raises UnavailableError while the disk refuses."""
+
+    async def levels(self, device_id: str, since_utc_ns: int, limit: int = 400) -> tuple[Sequence[LevelChange], bool]:
+        """(changes oldest first, whether all of them are there)."""
+        ...
+
+    async def refused(self, device_id: str, now: Instant, limit: int = 20) -> Sequence[Refusal]:
+        """What was refused of a device, newest first."""
+        ...
+
+
+class DossierPort(Protocol):
+    """One device in full, and devices that were found. Raises InputError for an unknown device."""
+
+    async def sheet(self, device_id: str) -> Sheet:
+        """Everything about a device now."""
+        ...
+
+    async def levels(self, device_id: str, hours: int) -> LevelHistory:
+        """The levels of the last ``hours``, 1 to 168."""
+        ...
+
+    async def verify(self, device_id: str, anchor: bytes = b"") -> Examination:
+        """The newest certificate, examined against ``anchor`` (PEM), or against the one kept here."""
+        ...
+
+    async def attested(self, device_id: str, since: Instant) -> Outcome:
+        """Wait a moment for evidence newer than ``since``, and tell what it was."""
+        ...
+
+    def found(self) -> Sequence[Found]:
+        """What was seen and not added."""
+        ...
+
+    def profiles(self) -> Sequence[Profile]:
+        """Every profile that is loaded."""
+        ...
+
+
 class ConsolePort(Protocol):
     """What the page, the JSON API and the CLI may see and ask of the running gateway."""
 
     @property
     def house(self) -> HousePort:
         """The record, the network, the gateway itself."""
+        ...
+
+    @property
+    def dossiers(self) -> DossierPort:
+        """One device in full."""
         ...
 
     def view(self) -> WardView:

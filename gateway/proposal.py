@@ -1,4 +1,5 @@
-"""A proposed device, from an operator's command and the maker's endorsement: checked, with its shared keys set apart.
+"""A proposed device, from an operator's command and the maker's endorsement: checked, with its shared keys set apart; and which
+profile may fit a device that was found, with the reasons.
 
 The endorsement is JSON, everything in hex: ``ueid``; ``spki``, or keys shared with this very gateway (``gateway``, ``token-key``,
 ``beacon-key``); ``implementation-id``; ``components`` and perhaps ``signers`` by type. Refuses to store anything.
@@ -7,17 +8,24 @@ The endorsement is JSON, everything in hex: ``ueid``; ``spki``, or keys shared w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.errors import InputError
 from gateway.model.device import Binding, Bus, Device
-from gateway.model.event import OperatorCommand
+from gateway.model.event import DeviceSeen, OperatorCommand
 from gateway.model.evidence import EvidenceClass
-from gateway.model.profile import BEACON_KEY, TOKEN_KEY, Profile, Provenance, References, ReferenceValue, TrustAnchor
+from gateway.model.profile import BEACON_KEY, TOKEN_KEY, GattRule, Profile, Provenance, References, ReferenceValue, TrustAnchor
+from gateway.model.sheet import Suggestion
 
 _SHARED = {"token-key": TOKEN_KEY, "beacon-key": BEACON_KEY}
+_SERVICES = {  # what a driver's hint says, in words, and the characteristics by which a profile reads it
+    "heart-rate": ("a heart rate service", frozenset({"2A37"})),
+    "pulse-oximeter": ("a pulse oximeter service", frozenset({"2A5E", "2A5F"})),
+}
+_FITS = 2  # a service it offers, or its own name; that it can prove something speaks for any profile
 _KEY_BYTES = 32  # HKDF-SHA256's output for each use
 _MEASURED = (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC, EvidenceClass.BEACON)
 
@@ -48,6 +56,41 @@ def propose(device_id: str, a: Mapping[str, str], profile: Profile, gateway_id: 
     target = next((t.name for t in profile.targets if t.evidence_class in _MEASURED), "")
     references, shared = read_endorsement(a.get("endorsement", ""), target, gateway_id)
     return Proposal(device, passkey, references, shared)
+
+
+def suggest(seen: DeviceSeen, profiles: Mapping[str, Profile]) -> tuple[Suggestion, ...]:
+    """The profiles of the device's bus, the best fit first, each with what speaks for it; what a device says proves nothing."""
+    rows = [(*_fit(seen, p), p) for p in profiles.values() if p.bus is seen.bus]
+    rows.sort(key=lambda r: (-r[0], r[2].name))
+    return tuple(_suggestion(p, score, why) for score, why, p in rows)
+
+
+def _suggestion(p: Profile, score: int, why: list[str]) -> Suggestion:
+    measured = any(t.evidence_class in _MEASURED for t in p.targets)
+    beacon_only = bool(p.targets) and all(t.evidence_class is EvidenceClass.BEACON for t in p.targets)
+    why = why or [f"it is for {p.bus} devices too; nothing else speaks for it"]
+    return Suggestion(p.id, p.name, p.clinical_class, score >= _FITS, tuple(why), p.bus is Bus.BLE and not beacon_only, measured)
+
+
+def _fit(seen: DeviceSeen, p: Profile) -> tuple[int, list[str]]:
+    """How well a profile fits, and why in sentences."""
+    score, why = 0, []
+    hints = {h.strip() for h in seen.hint.split(",") if h.strip()}
+    used = {r.characteristic.upper() for r in p.rules if isinstance(r, GattRule)}
+    for hint in sorted(hints & _SERVICES.keys()):
+        word, characteristics = _SERVICES[hint]
+        if used & characteristics:
+            score += 4
+            why.append(f"it offers {word}, which this profile reads")
+    if "attestation" in hints and any(t.evidence_class in (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC) for t in p.targets):
+        score += 1
+        why.append("it can prove what it runs, as this profile asks")
+    words = {w for w in re.split(r"[^a-z0-9]+", p.name.casefold()) if len(w) >= 4}
+    said = sorted(words & set(re.split(r"[^a-z0-9]+", seen.name.casefold())))
+    if said:
+        score += 2
+        why.append(f"it calls itself {', '.join(said)} (a name alone proves nothing)")
+    return score, why
 
 
 def without_secrets(command: OperatorCommand) -> OperatorCommand:

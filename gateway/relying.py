@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from gateway.errors import EvidenceError, InputError
 from gateway.issuer.bundle import NONCE, UnverifiedBundle, parse_bundle
@@ -21,6 +22,7 @@ from gateway.issuer.leaves import ISSUING, GatewayLeaf, Platform, VerdictLeaf, c
 from gateway.issuer.tokens import verify_cwt
 from gateway.model.certificate import Verdict
 from gateway.model.instant import NS_PER_S
+from gateway.model.sheet import CheckRow, Examination
 from gateway.verifier.merkle import verify_inclusion
 from gateway.verifier.quote import verify_quote
 from gateway.verifier.x509path import verify_path
@@ -29,6 +31,14 @@ T = TypeVar("T")
 E = TypeVar("E", bound=x509.ExtensionType)
 AK_PURPOSE = x509.ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate (TCG Credential Profiles)
 SKEW_S = 300  # how far ahead of the relying party's clock a gateway's may run
+STEPS = (
+    "the anchor is one certificate of a CA",
+    "the file is complete, and nothing was added to it",
+    "the certificate and the gateway’s keys belong to the signed batch",
+    "a TPM that the anchor vouches for signed the batch",
+    "the certificate is signed by the gateway’s key and says what the batch says",
+    "it is in force now",
+)
 _CHANGED = "the file was changed or made by something else; fetch it again"
 
 
@@ -54,18 +64,30 @@ class VerifiedCertificate:
 
 
 def verify_bundle(
-    data: bytes, anchor_pem: bytes, at_utc_ns: int, nonce: bytes | None = None, min_seq: int | None = None
+    data: bytes,
+    anchor_pem: bytes,
+    at_utc_ns: int,
+    nonce: bytes | None = None,
+    min_seq: int | None = None,
+    passed: Callable[[], None] = lambda: None,
 ) -> VerifiedCertificate:
     """Check everything in a bundle against the anchor at a time. Raises EvidenceError, or InputError for the anchor.
 
-    ``nonce``: the quote must answer it. ``min_seq``: the batch must be at least that new.
+    ``nonce``: the quote must answer it. ``min_seq``: the batch must be at least that new. ``passed`` is called after each of
+    the ``STEPS``.
     """
     anchor = _anchor(anchor_pem)
+    passed()
     bundle = parse_bundle(data)
+    passed()
     verdict, gateway = _bound(bundle)
+    passed()
     _quoted(bundle, anchor, at_utc_ns)
+    passed()
     _signed(bundle, verdict)
+    passed()
     _current(bundle, verdict.verdict, at_utc_ns, nonce, min_seq)
+    passed()
     h, v = bundle.header, verdict.verdict
     return VerifiedCertificate(
         v,
@@ -227,6 +249,24 @@ def report(v: VerifiedCertificate) -> list[str]:
         f"expires     in {duration(v.left_s)}, {_utc(d.expires_utc_ns)}",
         *statements(v),
     ]
+
+
+def examine(data: bytes, anchor_pem: bytes, at_utc_ns: int) -> Examination:
+    """The same check for people to watch: each of the ``STEPS`` with how it went. A certificate that fails says nothing else."""
+    done = 0
+
+    def passed() -> None:
+        nonlocal done
+        done += 1
+
+    try:
+        verified = verify_bundle(data, anchor_pem, at_utc_ns, passed=passed)
+    except (EvidenceError, InputError) as e:
+        failed = CheckRow(STEPS[done], False, f"{e.what}; {e.remedy}")
+        rows = (*(CheckRow(name, True) for name in STEPS[:done]), failed, *(CheckRow(name, None) for name in STEPS[done + 1 :]))
+        return Examination(False, rows)
+    fingerprint = _anchor(anchor_pem).fingerprint(hashes.SHA256()).hex()
+    return Examination(True, tuple(CheckRow(name, True) for name in STEPS), tuple(report(verified)), fingerprint)
 
 
 def as_json(v: VerifiedCertificate) -> dict[str, Any]:

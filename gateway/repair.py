@@ -41,9 +41,15 @@ def open_service(s: Standing, event: OperatorCommand, now: Instant, out: Out) ->
     raise_alarm(s, "service", Severity.WARNING, f"{s.id}: in service for {minutes:g} min: {window.reason}", out)
 
 
-def accept(s: Standing, actor: str, now: Instant, out: Out) -> None:
-    """A second person accepts every difference shown: what was measured becomes the reference, countersigned."""
-    rows = s.difference()
+def accept(s: Standing, event: OperatorCommand, now: Instant, out: Out) -> None:
+    """A second person accepts every difference shown: what was measured becomes the reference, countersigned.
+
+    A command that names a difference (``Standing.difference_id``) accepts that one and no other: the repair then stays open.
+    """
+    actor, seen, rows = event.actor, event.argument("difference"), s.difference()
+    if seen and seen != s.difference_id():
+        out.append(Record("refused", s.id, f"{s.id}: {actor} accepted a difference that is not the present one; nothing was", ()))
+        return
     s.adopt(tuple(ReferenceValue(t, n, v, Provenance.HOSPITAL, countersigned=True) for t, n, _, v in rows))
     out.append(Adopt(s.id, s.references))
     shown = ", ".join(f"{n}: {a.hex() or 'none'} → {b.hex()}" for _, n, a, b in rows)

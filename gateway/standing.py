@@ -5,6 +5,8 @@ The engine owns these and is the only one to change them. Refuses to know events
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 from gateway.model.certificate import EvidenceRef
@@ -148,6 +150,11 @@ class Standing:
             known = {v.name: v.value for v in self.all_references().values if v.target == target.name}
             rows += [(target.name, n, known.get(n, b""), v) for n, v in result.observed if known.get(n) != v]
         return tuple(rows)
+
+    def difference_id(self) -> str:
+        """A name for exactly this difference: SHA-256 over it in hex; empty when there is none."""
+        rows = [[t, n, a.hex(), b.hex()] for t, n, a, b in self.difference()]
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest() if rows else ""
 
     def adopt(self, values: tuple[ReferenceValue, ...]) -> None:
         """Replace reference values by (target, name)."""

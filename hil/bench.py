@@ -275,7 +275,7 @@ class Bench:
         return "the enforcer, alone with CAP_NET_ADMIN", detail
 
     def _enrol(self) -> tuple[str, str]:
-        answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}")
+        answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}", "--anchor", str(self.directory / "ca" / "ca.pem"))
         detail = f"the CA certified the attestation key by credential activation: {answer['subject']}; and the uplink's TLS key"
         return "enrolment", detail
 

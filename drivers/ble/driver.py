@@ -225,7 +225,7 @@ class BleDriver:
         now, address = self._context.clock.now(), device.address.upper()
         if (listener := self._listeners.get(address)) is not None:
             listener.heard(data.manufacturer_data.values(), now)
-        seen = self._sightings.saw(address, data.local_name, data.service_uuids, now.mono_ns / 1e9)
+        seen = self._sightings.saw(address, data.local_name, data.service_uuids, now.mono_ns / 1e9, data.rssi)
         if seen is not None:
             with contextlib.suppress(asyncio.QueueFull):
                 self._seen.put_nowait(seen)

@@ -53,8 +53,10 @@ class Sightings:
         ours = self._ours.get(address)
         return ours is not None and ours.last_s is not None and now_s - ours.last_s <= seconds
 
-    def saw(self, address: str, name: str | None, services: Iterable[str], now_s: float) -> DeviceSeen | None:
-        """Take an advertisement; the event to report, if it is worth one."""
+    def saw(
+        self, address: str, name: str | None, services: Iterable[str], now_s: float, rssi: int | None = None
+    ) -> DeviceSeen | None:
+        """Take an advertisement (``rssi`` in dBm); the event to report, if it is worth one."""
         ours = self._ours.get(address)
         if ours is not None:
             if ours.last_s is None or now_s - ours.last_s > APART_S:
@@ -71,7 +73,8 @@ class Sightings:
         self._reported.move_to_end(address)
         while len(self._reported) > MAX_REMEMBERED:
             self._reported.popitem(last=False)
-        return DeviceSeen(Bus.BLE, address, shown_name(name), ", ".join(hints))
+        signal = rssi if rssi is not None and -127 <= rssi <= 20 else None  # the range a controller may report; 127 means unknown
+        return DeviceSeen(Bus.BLE, address, shown_name(name), ", ".join(hints), signal)
 
 
 def shown_name(name: str | None) -> str:

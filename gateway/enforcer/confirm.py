@@ -176,6 +176,8 @@ def _act(request: dict[str, Any], uid: int, policy: ConfirmedPolicy, operators: 
     if not isinstance(verb, str) or verb not in _VERBS:
         raise CredentialError("this is not known here", f"ask for one of: claim-operator, {', '.join(_VERBS)}")
     actor, role = ("root", "admin") if uid == 0 and "user" not in request else _operator(request, operators)
+    if role == "clinical" and verb != "break-glass":
+        raise CredentialError("a clinical role may break glass and change nothing else", "ask someone who is biomed or admin")
     return _VERBS[verb](request, actor, role, policy, operators)
 
 

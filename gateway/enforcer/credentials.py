@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.enforcer.files import write_atomically
 
-ROLES = ("biomed", "admin")
+ROLES = ("clinical", "biomed", "admin")
 CLAIM_VALID_S = 3600  # long enough to unpack the box, short enough that a label found later is worthless
 PASSWORD_MIN = 10
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 15, 8, 1  # 32 MiB and 0.1 s a try

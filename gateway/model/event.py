@@ -42,12 +42,18 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSeen:
-    """A driver saw a device that nobody configured, or a known one again."""
+    """A driver saw a device that nobody configured, or a known one again.
+
+    ``signal_dbm``: how strong it was heard; ``port`` and ``mac``: where a wired one speaks from. All of it are claims.
+    """
 
     bus: Bus
     address: str
     name: str
     hint: str = ""
+    signal_dbm: int | None = None
+    port: str = ""
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)

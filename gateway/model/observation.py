@@ -34,10 +34,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a live view shows of an observation: the latest value a device sent, and when (boot time)."""
+    """What a live view shows of an observation: the latest value a device sent, when (boot time), and its level then.
+
+    ``level`` None: unknown, as in ``Observation``.
+    """
 
     quantity: str
     unit: str
     value: float | None
     absent: str | None
     taken_at: Instant
+    level: int | None = None

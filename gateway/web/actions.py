@@ -5,16 +5,19 @@ The gateway decides whether a command is carried out; this only asks well. Refus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import InputError
 from gateway.model.event import OperatorCommand
+from gateway.model.roles import MAY
 from gateway.model.view import DeviceView, User
 from gateway.web.render import Offer
 
 _MINUTES_MAX = 480  # a shift; longer needs another person to open it again
 _REASON_MAX = 200
+_DIFFERENCE = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The page that an action shows first."""
+    """The page that an action shows first. ``compare``: it also shows what the device measures differently, line by line."""
 
     verb: str
     title: str
@@ -40,6 +43,7 @@ class Question:
     button: str
     fields: tuple[Field, ...] = ()
     lists: tuple[tuple[str, str], ...] = ()
+    compare: bool = False
 
 
 _PASSWORD = Field(
@@ -52,41 +56,50 @@ _PASSWORD = Field(
 _MINUTES = Field("minutes", "For how many minutes", "number", value="30", most=_MINUTES_MAX)
 _REASON = Field("reason", "Reason", hint="It goes into the audit log under your name.")
 
+_REMOVE, _SUSPEND = Offer("remove", "Remove", rare=True), Offer("suspend", "Suspend", rare=True)
 _OFFERS: dict[str, tuple[Offer, ...]] = {
-    "proposed": (Offer("accept", "Accept"),),
-    "observing": (Offer("attest", "Attest now", direct=True), Offer("enforce", "Enforce")),
+    "proposed": (Offer("accept", "Accept"), _REMOVE),
+    "observing": (Offer("attest", "Attest now", direct=True), Offer("enforce", "Enforce"), _SUSPEND, _REMOVE),
     "enforced": (
         Offer("attest", "Attest now", direct=True),
         Offer("service", "Service mode"),
         Offer("observe", "Only observe"),
         Offer("break-glass", "Break glass"),
+        _SUSPEND,
+        _REMOVE,
     ),
     "service": (
         Offer("attest", "Attest now", direct=True),
         Offer("accept", "Accept changes"),
         Offer("undo", "End without accepting"),
+        _SUSPEND,
     ),
-    "suspended": (Offer("observe", "Only observe"), Offer("enforce", "Enforce")),
+    "suspended": (Offer("observe", "Only observe"), Offer("enforce", "Enforce"), _REMOVE),
 }
 
 
-def offers(device: DeviceView) -> tuple[Offer, ...]:
-    """What can be done with a device in its state."""
-    found = _OFFERS.get(device.state, ())
-    return tuple(o for o in found if o.verb != "break-glass" or _breakable(device))
+def found_only(device: DeviceView) -> bool:
+    """Whether the device was only seen: nobody has given it a profile, and no command reaches it yet."""
+    return device.state == "proposed" and not device.profile
 
 
-def offered(device: DeviceView, verb: str) -> Offer:
+def offers(device: DeviceView, role: str) -> tuple[Offer, ...]:
+    """What someone with ``role`` can do with a device in its state."""
+    found = (Offer("add", "Add"),) if found_only(device) else _OFFERS.get(device.state, ())
+    return tuple(o for o in found if role in MAY[o.verb] and (o.verb != "break-glass" or _breakable(device)))
+
+
+def offered(device: DeviceView, verb: str, role: str) -> Offer:
     """The offer for ``verb``; raises InputError when the device's state has no such action."""
-    for offer in offers(device):
+    for offer in offers(device, role):
         if offer.verb == verb:
             return offer
     raise InputError(f"{device.id} is {device.state}: {verb} is not possible now", "load the device's page again")
 
 
-def question(device: DeviceView, verb: str) -> Question:
+def question(device: DeviceView, verb: str, role: str) -> Question:
     """What the page asks before ``verb``. Raises InputError when that is not possible now."""
-    offered(device, verb)
+    offered(device, verb, role)
     match verb:
         case "enforce":
             return _enforce(device)
@@ -103,8 +116,8 @@ def question(device: DeviceView, verb: str) -> Question:
             lead = f"It was seen at {device.address}. Once accepted it is observed: its flows pass and are counted; nothing is cut."
             return Question(verb, f"Accept {device.name}", lead, "Accept", (_PASSWORD,))
         case "accept":
-            lead = "What the device measures now becomes its reference. Compare every value with the maker’s before you accept it."
-            return Question(verb, f"Accept the changes of {device.name}", lead, "Accept these changes")
+            lead = "What the device measures now becomes its reference. Compare every value with the maker’s, and tick it."
+            return Question(verb, f"Accept the changes of {device.name}", lead, "Accept these changes", compare=True)
         case "undo":
             lead = (
                 "Service mode ends. What changed and was not accepted counts as what it looks like: the device may lose its level."
@@ -112,16 +125,34 @@ def question(device: DeviceView, verb: str) -> Question:
             return Question(verb, f"End service of {device.name} without accepting", lead, "End without accepting")
         case "break-glass":
             return _break_glass(device)
+        case "suspend":
+            return _suspend(device)
+        case "remove":
+            return _remove(device)
         case _:
             return Question(verb, f"{verb.capitalize()} {device.name}", "", verb.capitalize())
 
 
 def command(user: User, device: DeviceView, verb: str, form: Mapping[str, str]) -> OperatorCommand:
     """The command that a filled-in question becomes. Raises InputError with what is missing."""
-    asked = question(device, verb).fields
-    arguments = {f.name: _checked(f, form) for f in asked}
+    asked = question(device, verb, user.role)
+    arguments = {f.name: _checked(f, form) for f in asked.fields}
     secret = arguments.pop("password", "")
+    if arguments.pop("confirm", device.id) != device.id:
+        raise InputError("that is not the id of this device", f"type {device.id}")
+    if asked.compare:
+        arguments["difference"] = _compared(form)
     return OperatorCommand(user.name, user.role, verb, device.id, tuple(sorted(arguments.items())), secret)
+
+
+def _compared(form: Mapping[str, str]) -> str:
+    """The name of the difference that was shown, when every line of it is ticked."""
+    shown, lines = form.get("difference", ""), form.get("lines", "")
+    if not _DIFFERENCE.fullmatch(shown) or not (lines.isascii() and lines.isdigit() and len(lines) <= 3):
+        raise InputError("there is nothing to accept", "look at the device’s page: if nothing differs, end the service instead")
+    if missing := sum(f"line-{i}" not in form for i in range(int(lines))):
+        raise InputError(f"{missing} of {lines} values are not ticked", "compare each with the maker’s, or end without accepting")
+    return shown
 
 
 def _checked(field: Field, form: Mapping[str, str]) -> str:
@@ -148,6 +179,25 @@ def _enforce(device: DeviceView) -> Question:
     else:
         lead = f"{device.name} has level {device.level} now. Nothing would be cut; from then on it gets what its evidence earns."
     return Question("enforce", f"Enforce {device.name}", lead, "Enforce", (_PASSWORD,), tuple(lists))
+
+
+def _stays(device: DeviceView, verb: str) -> str:
+    vital = ", ".join(f.name for f in device.functions if f.on_loss == "vital")
+    return f" That includes {vital}, which a patient may depend on." if vital else f" {verb} cuts nothing that is marked vital."
+
+
+def _suspend(device: DeviceView) -> Question:
+    lead = f"{device.name} then gets nothing at all until someone observes or enforces it again.{_stays(device, 'It')}"
+    return Question("suspend", f"Suspend {device.name}", lead, "Suspend", (_PASSWORD,))
+
+
+def _remove(device: DeviceView) -> Question:
+    lead = (
+        f"{device.name} then gets nothing, its keys are destroyed, and it is shown no more; the record stays. "
+        f"Its id cannot be used again.{_stays(device, 'It')}"
+    )
+    typed = Field("confirm", f"Type {device.id} to confirm", most=63)
+    return Question("remove", f"Remove {device.name}", lead, "Remove for good", (typed, _PASSWORD))
 
 
 def _break_glass(device: DeviceView) -> Question:

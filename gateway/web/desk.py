@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import web
 
 from gateway.errors import RefusedError
+from gateway.model.roles import MAY, OPERATORS
 from gateway.model.view import User
 from gateway.ports import AccountsPort, ConsolePort
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from gateway.web.render import Renderer
     from gateway.web.stream import Hub
 
-OPERATORS = ("biomed", "admin")  # who may command; viewer and clinical look
 _NOTICES = 256  # outcomes waiting to be shown once
 
 
@@ -150,4 +150,13 @@ def operator(request: web.Request) -> Visitor:
     found = visitor(request)
     if not found.operator:
         raise RefusedError(f"a {found.user.role} may look, not act", "ask someone with the role biomed or admin")
+    return found
+
+
+def permitted(request: web.Request, verb: str) -> Visitor:
+    """Who is asking, when that role may give this command; raises RefusedError. A verb that nobody knows is an operator's."""
+    found = visitor(request)
+    roles = MAY.get(verb, OPERATORS)
+    if found.user.role not in roles:
+        raise RefusedError(f"a {found.user.role} may not do this ({verb})", f"ask someone with the role {' or '.join(roles)}")
     return found

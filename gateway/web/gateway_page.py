@@ -77,7 +77,8 @@ def _end(d: Deadline) -> Ends:
         return Ends(d.what, "over", d.ends_utc, d.then, "cut")
     left = d.left_s or 0.0
     days = int(left // 86_400)
-    return Ends(d.what, f"{days} days" if days > 2 else wording.duration(int(left * 1000)), d.ends_utc, d.then, "warning" if left < _SOON_S else "allowed")
+    when = f"{days} days" if days > 2 else wording.duration(int(left * 1000))
+    return Ends(d.what, when, d.ends_utc, d.then, "warning" if left < _SOON_S else "allowed")
 
 
 async def _outbox(desk: Desk) -> OutboxView | None:

@@ -1,29 +1,26 @@
-"""The pages: Ward, Device, the questions before an action; and the door: claim, log in, log out, view link.
+"""The Ward page; and the door: claim, log in, log out, view link.
 
 Every page is complete without JavaScript. Refuses to know how a level came about and whether a command is allowed.
 """
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from gateway import codec
-from gateway.errors import InputError, RefusedError, UnavailableError, WardgateError
+from gateway.errors import InputError, RefusedError, WardgateError
 from gateway.model.device import DEVICE_ID
-from gateway.model.event import OperatorCommand
-from gateway.model.view import DeviceView
 from gateway.web import actions
 from gateway.web.access import check_csrf, end_session, set_session
 from gateway.web.chrome import PAGES
-from gateway.web.desk import DESK, VISITOR, Desk, Notice, operator, visitor
+from gateway.web.desk import DESK, VISITOR, visitor
 from gateway.web.stream import live
-from gateway.web.wire import NotFoundError, device_of, form_of, status_of
+from gateway.web.wire import form_of, status_of
+from gateway.web.wire import html as _html
+from gateway.web.wire import see_other as _see_other
 
 _NAME_MAX, _PASSWORD_MAX, _CODE_MAX, _TOKEN_MAX = 64, 256, 64, 128
-_ON_LOSS = {"cut": "it is cut", "read_only": "reading stays from level 1 on", "vital": "nothing: it is vital and always on"}
 
 
 def routes() -> list[web.RouteDef]:
@@ -31,9 +28,6 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/", ward),
         web.get("/live", live, allow_head=False),
-        web.get("/devices/{id}", device),
-        web.get("/devices/{id}/{verb}", ask),
-        web.post("/devices/{id}/{verb}", act),
         web.get("/login", login_form),
         web.post("/login", login),
         web.post("/logout", logout),
@@ -50,48 +44,12 @@ def routes() -> list[web.RouteDef]:
 async def ward(request: web.Request) -> web.Response:
     """The Ward page."""
     desk, who = request.app[DESK], visitor(request)
-    offered = {d.id: actions.offers(d) if who.operator else () for d in desk.console.view().devices}
+    offered = {d.id: actions.offers(d, who.user.role) for d in desk.console.view().devices}
     picture = desk.hub.ward()
     for card in picture.cards:
         offered.setdefault(card.id, ())
     page = desk.renderer.page("ward.html", who, here="/", notice=desk.notices.take(who.session), ward=picture, offered=offered)
     return _html(page)
-
-
-async def device(request: web.Request) -> web.Response:
-    """The page of one device."""
-    desk, who, found = request.app[DESK], visitor(request), device_of(request)
-    picture = desk.hub.ward()
-    card = next((c for c in picture.cards if c.id == found.id), None)
-    if card is None:
-        raise NotFoundError(f"{found.id} has just gone", "go back to the ward")
-    steps, details, why_not = await _explained(desk, found)
-    page = desk.renderer.page(
-        "device.html",
-        who,
-        notice=desk.notices.take(who.session),
-        card=card,
-        now_ms=picture.now_ms,
-        time_utc=picture.time_utc,
-        offered=actions.offers(found) if who.operator else (),
-        on_loss={f.name: _ON_LOSS.get(f.on_loss, f.on_loss) for f in found.functions},
-        steps=steps,
-        details=details,
-        why_not=why_not,
-    )
-    return _html(page)
-
-
-async def _explained(desk: Desk, found: DeviceView) -> tuple[list[str], list[tuple[str, Any]], str]:
-    """(steps, everything else, why there is nothing)."""
-    try:
-        told = codec.to_plain(await desk.console.explain(found.id, None))
-    except (InputError, UnavailableError) as e:
-        return [], [], f"{e.what}; {e.remedy}"
-    steps = [str(s) for s in told.pop("steps", [])]
-    shown = {"device", "state", "level", "reason", "functions", "type"}  # already on the page
-    details = [(k.replace("_", " "), v if isinstance(v, (list, dict)) else str(v)) for k, v in told.items() if k not in shown and v]
-    return steps, details, "Nothing has been decided about this device yet."
 
 
 async def asset(request: web.Request) -> web.Response:
@@ -104,60 +62,6 @@ async def asset(request: web.Request) -> web.Response:
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return web.Response(status=304, headers=headers)
     return web.Response(body=found.body, content_type=found.content_type, charset="utf-8", headers=headers)
-
-
-# --- acting ---
-
-
-async def ask(request: web.Request) -> web.Response:
-    """What an action asks first."""
-    operator(request)
-    found = device_of(request)
-    return _question(request, found, request.match_info["verb"])
-
-
-async def act(request: web.Request) -> web.Response:
-    """Carry an action out, and go to the device's page to say how it ended."""
-    desk, who, found = request.app[DESK], operator(request), device_of(request)
-    form = await form_of(request)
-    check_csrf(request, form.get("csrf", ""))
-    verb = request.match_info["verb"]
-    direct = actions.offered(found, verb).direct
-    try:
-        command = actions.command(who.user, found, verb, form)
-        notice = await _carry_out(desk, command)
-    except WardgateError as e:
-        if not direct:
-            return _question(request, found, verb, e, form)
-        notice = Notice(False, f"{e.what}; {e.remedy}")
-    desk.notices.leave(who.session, notice)
-    return _see_other("/" if direct else f"/devices/{found.id}")
-
-
-async def _carry_out(desk: Desk, command: OperatorCommand) -> Notice:
-    outcome = await desk.console.command(command)
-    return Notice(outcome.ok, outcome.text)
-
-
-def _question(
-    request: web.Request,
-    found: DeviceView,
-    verb: str,
-    error: WardgateError | None = None,
-    form: dict[str, str] | None = None,
-) -> web.Response:
-    q = actions.question(found, verb)
-    given = form or {}
-    fields = [
-        {"name": f.name, "label": f.label, "kind": f.kind, "hint": f.hint, "most": f.most, "choices": f.choices,
-         "value": "" if f.kind == "password" else given.get(f.name, f.value)}
-        for f in q.fields
-    ]  # fmt: skip
-    page = request.app[DESK].renderer.page(
-        "act.html", visitor(request), title=q.title, lead=q.lead, lists=q.lists, fields=fields, button=q.button,
-        device_id=found.id, error=error,
-    )  # fmt: skip
-    return _html(page, status_of(error) if error else 200)
 
 
 # --- the door ---
@@ -261,14 +165,7 @@ def _enter(onward: str, token: str) -> web.Response:
 def _onward(path: str) -> str:
     """A path of ours to go to after the login; anything else is the ward. Never another site."""
     parts = path.split("/")
-    if path in [p for p, _, _ in PAGES] or (len(parts) == 3 and parts[:2] == ["", "devices"] and DEVICE_ID.fullmatch(parts[2])):
+    ours = (*(p for p, _, _ in PAGES), "/add")
+    if path in ours or (len(parts) == 3 and parts[1] in ("devices", "add") and DEVICE_ID.fullmatch(parts[2])):
         return quote(path)
     return "/"
-
-
-def _see_other(path: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": path})
-
-
-def _html(page: str, status: int = 200) -> web.Response:
-    return web.Response(text=page, status=status, content_type="text/html")

@@ -62,13 +62,14 @@ class FunctionRow:
 
 @dataclass(frozen=True, slots=True)
 class ReadingRow:
-    """The latest reading of one quantity; ``absent`` is why there is no value."""
+    """The latest reading of one quantity; ``absent`` is why there is no value, ``level`` the device's level when it was taken."""
 
     name: str
     value: str
     unit: str
     taken_ms: int
     absent: str
+    level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def card(d: DeviceView, view: WardView, deadlines: Deadlines) -> Card:
     now = view.now_ms
     main = Main(
         id=d.id,
-        name=d.name,
+        name=wording.short(d.name),
         kind=" · ".join(w for w in (d.profile, wording.BUS_WORDS.get(d.bus, d.bus)) if w),
         address=d.address,
         link=d.link,
@@ -263,7 +264,9 @@ def _mark(f: FunctionView, d: DeviceView) -> tuple[str, str]:
 
 def _reading(r: Reading) -> ReadingRow:
     value = "" if r.value is None else wording.number(r.value)
-    return ReadingRow(wording.quantity(r.quantity), value, wording.unit(r.unit), r.taken_at.mono_ns // 1_000_000, r.absent or "")
+    level = "level unknown" if r.level is None else f"level {r.level}"
+    taken_ms = r.taken_at.mono_ns // 1_000_000
+    return ReadingRow(wording.quantity(r.quantity), value, wording.unit(r.unit), taken_ms, r.absent or "", level)
 
 
 def _overview(view: WardView, cards: list[Card]) -> Overview:

@@ -23,6 +23,8 @@ log = logging.getLogger("wardgate.web")
 
 FRAME = ("attention", "quality")  # the parts of a page that are on every page
 _HERE = Path(__file__).parent
+# bidirectional controls and marks, invisible separators, the zero-width family
+_UNSEEN = dict.fromkeys([0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -37,11 +39,15 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An action that can be taken from where a device is now; ``direct``: at once, without a page that asks."""
+    """An action that can be taken from where a device is now; ``direct``: at once, without a page that asks.
+
+    ``rare``: offered on the device's own page only.
+    """
 
     verb: str
     label: str
     direct: bool = False
+    rare: bool = False
 
 
 class Renderer:
@@ -56,13 +62,14 @@ class Renderer:
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
-            finalize=_unturned,
+            finalize=_upright,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         env.filters["ago"] = lambda at_ms, now_ms: wording.duration(now_ms - at_ms)
         env.filters.update(count=wording.count, size=wording.size, duration=wording.duration)
         env.filters["left"] = lambda until_ms, now_ms: wording.countdown(until_ms - now_ms)
+        env.filters["age"] = wording.duration
         env.globals["asset"] = self._asset_url
         env.globals["pages"] = PAGES
         self._env = env
@@ -99,6 +106,13 @@ class Renderer:
 
     def _asset_url(self, name: str) -> str:
         return f"/static/{name}?v={self.assets[name].tag}"
+
+
+def _upright(value: object) -> object:
+    """No text may turn the direction of what stands beside it, or hide in it: such characters are left out."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return type(value)(value.translate(_UNSEEN))
 
 
 class Slots:
@@ -144,14 +158,6 @@ def _card_models(c: Card) -> Iterable[tuple[str, object]]:
         ("readings", c.readings),
         ("clocks", c.clocks),
     )
-
-
-# Characters that turn the direction of what follows (Unicode Bidi_Control), in a name or a message: shown, never obeyed.
-_TURNING = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
-
-
-def _unturned(value: Any) -> Any:
-    return value.translate(_TURNING) if type(value) is str else value
 
 
 def _read_assets() -> dict[str, Asset]:

@@ -19,7 +19,19 @@ from aiohttp import web
 
 from gateway.errors import UnavailableError
 from gateway.ports import ConsolePort
-from gateway.web import api, exporting, gateway_page, house_api, network_page, pages, people_pages, record_pages
+from gateway.web import (
+    adding,
+    api,
+    api_device,
+    device_page,
+    exporting,
+    gateway_page,
+    house_api,
+    network_page,
+    pages,
+    people_pages,
+    record_pages,
+)  # fmt: skip
 from gateway.web.access import by_peer, by_session
 from gateway.web.connections import Doorman, quiet_log
 from gateway.web.desk import DESK, Accounts, Desk, WebSettings
@@ -36,7 +48,9 @@ _DOORMAN: web.AppKey[Doorman] = web.AppKey("doorman", Doorman)
 def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None = None) -> web.Application:
     """The application for HTTPS: the pages and the API, sessions by cookie."""
     app = _application(console, accounts, settings or WebSettings(), plain=False)
-    for part in (pages, record_pages, network_page, gateway_page, people_pages, api, house_api, exporting):
+    for part in (
+        pages, device_page, adding, record_pages, network_page, gateway_page, people_pages, api, api_device, house_api, exporting,
+    ):  # fmt: skip
         app.add_routes(part.routes())
     app.add_routes(house_api.page_routes())
     return app
@@ -45,7 +59,9 @@ def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None
 def build_control(console: ConsolePort, accounts: Accounts, settings: WebSettings | None = None) -> web.Application:
     """The application for the control socket: the API; whoever has one of ``settings.uids`` is admin, everyone else nobody."""
     app = _application(console, accounts, settings or WebSettings(uids=frozenset({0, os.getuid()})), plain=True)
-    app.add_routes([*api.routes(), *house_api.routes(), *exporting.routes(), *network_page.api_routes()])
+    for part in (api, api_device, house_api, exporting):
+        app.add_routes(part.routes())
+    app.add_routes(network_page.api_routes())
     return app
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gateway import codec
 from gateway.errors import UnavailableError
+from gateway.model.roles import MAY
 from gateway.model.view import WardView
 from gateway.ports import ConsolePort
 from gateway.web import actions
@@ -114,7 +115,7 @@ async def live(request: web.Request) -> web.StreamResponse:
 
     def message(_: WardView, ward: Ward, slots: dict[str, str]) -> str:
         parts = {n: html for n, html in slots.items() if sent.get(n) is not html and not (frame_only and n not in FRAME)}
-        for name, html in _actions(desk.renderer, who, desk.console.view() if who.operator and not frame_only else None).items():
+        for name, html in () if frame_only else _actions(desk.renderer, who, desk.console.view()).items():
             if sent.get(name) != html:
                 parts[name] = html
         sent.update(parts)
@@ -163,11 +164,12 @@ async def _stream(
         return response
 
 
-def _actions(renderer: Renderer, who: Visitor, view: WardView | None) -> dict[str, str]:
+def _actions(renderer: Renderer, who: Visitor, view: WardView) -> dict[str, str]:
     """The actions of each device for this visitor: they depend on the role and on the session's token."""
-    if view is None:
+    if not any(who.user.role in roles for roles in MAY.values()):
         return {}
-    return {f"{d.id}/actions": renderer.part("actions", d.id, actions.offers(d), who.csrf) for d in view.devices}
+    offered = {d.id: actions.offers(d, who.user.role) for d in view.devices}
+    return {f"{d}/actions": renderer.part("actions", d, o, who.csrf) for d, o in offered.items()}
 
 
 def _announce(before: dict[str, Card], ward: Ward) -> str:

@@ -22,7 +22,8 @@ from gateway.web.desk import DESK, VISITOR
 
 log = logging.getLogger("wardgate.web")
 
-_FIELDS = 32  # of a form; the largest has six
+_FIELDS = 256  # of a form; the largest ticks the values of a difference one by one
+_FILE_MAX = 12 * 1024  # an endorsement is a few hundred bytes, a certificate in PEM 1 to 4 KiB
 _ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -117,6 +118,31 @@ async def form_of(request: web.Request) -> dict[str, str]:
     return fields
 
 
+async def upload_of(request: web.Request) -> dict[str, str]:
+    """The fields of a form that may hold files, each once; a file as its text in UTF-8, an empty one as "". Raises InputError."""
+    if request.content_type != "multipart/form-data":
+        return await form_of(request)
+    try:
+        async with asyncio.timeout(request.app[DESK].settings.body_s):
+            posted = await request.post()
+        pairs = [(name, _text_of(value)) for name, value in posted.items()]
+    except ValueError:
+        raise InputError("the form cannot be read", "use the page's own form, and a file of text") from None
+    if len(dict(pairs)) != len(pairs) or len(pairs) > _FIELDS:
+        raise InputError("a field is there twice, or there are too many", "use the page's own form")
+    return dict(pairs)
+
+
+def _text_of(value: str | bytes | bytearray | web.FileField) -> str:
+    raw = value.file.read(_FILE_MAX + 1) if isinstance(value, web.FileField) else value
+    if len(raw) > _FILE_MAX:
+        raise InputError(f"a file is at most {_FILE_MAX} bytes", "choose the right file")
+    text = raw if isinstance(raw, str) else bytes(raw).decode("utf-8")
+    if "\x00" in text:
+        raise ValueError("NUL")
+    return text
+
+
 async def json_of(request: web.Request) -> dict[str, Any]:
     """The JSON object of the body: no duplicate keys, no NaN. Raises InputError."""
     if request.content_type != "application/json":
@@ -159,3 +185,13 @@ def device_of(request: web.Request) -> DeviceView:
             if device.id == device_id:
                 return device
     raise NotFoundError(f"there is no device {clean(device_id, 64)}", "see the ward for the devices there are")
+
+
+def see_other(path: str) -> web.Response:
+    """Go on to another page of ours."""
+    return web.Response(status=303, headers={"Location": path})
+
+
+def html(page: str, status: int = 200) -> web.Response:
+    """A whole page as a response."""
+    return web.Response(text=page, status=status, content_type="text/html")

@@ -103,6 +103,11 @@ def sentence(text: str) -> str:
     return text if text[-1] in ".!?" else text + "."
 
 
+def short(text: str, most: int = 120) -> str:
+    """``text``, cut where nobody reads on."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def listing(names: list[str], limit: int = 3) -> str:
     """``a``, ``a and b``, ``a, b and c``, ``a, b, c and 4 more``."""
     if len(names) > limit:

@@ -255,6 +255,19 @@ def test_only_root_or_an_operator_confirms_and_his_name_is_the_actor(asked: Any)
     assert "only an admin" in asked(new)["error"]
 
 
+def test_a_clinical_role_breaks_glass_and_changes_nothing_else(asked: Any) -> None:
+    asked.operators.put("carl", PASSWORD, "clinical")
+    who = {"user": "carl", "password": PASSWORD}
+    glass = {"do": "break-glass", "device": "nobody", "function": "control", "minutes": 5, "reason": "the infusion must go on"}
+    assert "clinical" not in asked({**glass, **who})["error"]  # it is let in, and told what is wrong with the device
+    new = {"do": "add-operator", "name": "eve", "role": "admin", "new_password": PASSWORD}
+    for request in ({"do": "confirm", "document": document()}, {"do": "rollback"}, {"do": "load"}, new):
+        answer = asked({**request, **who})
+        assert not answer["ok"]
+        assert "may break glass and change nothing else" in answer["error"], request
+    assert asked.acts == []
+
+
 def test_guessing_is_slowed_down_also_across_processes_and_for_unknown_users(asked: Any, tmp_path: Path) -> None:
     asked.operators.put("anna", PASSWORD, "admin")
     for _ in range(5):

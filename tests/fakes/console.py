@@ -19,6 +19,8 @@ from gateway.model.instant import Instant
 from gateway.model.observation import Reading
 from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
+from gateway.picture import proposed_view
+from tests.fakes.dossiers import FakeDossiers
 from tests.fakes.house import FakeHouse
 
 PASSWORD = "a sentence to remember"
@@ -41,6 +43,7 @@ class FakeConsole:
         self._certificate_ends: dict[str, int] = {}
         self._events: list[EventView] = []
         self.house = FakeHouse(self.view, lambda: self._events)
+        self.dossiers = FakeDossiers(self)
         self.mute = False  # nobody is told: what a hung gateway looks like
         self.parts = {
             "tpm": (True, "quotes in 0.3 s"),
@@ -63,6 +66,7 @@ class FakeConsole:
         """The picture now."""
         now = now_ms()
         devices = tuple(self._timed(d, now) for d in self.devices.values())
+        devices += tuple(proposed_view(e, Instant("boot-test", now * 1_000_000, 0)) for e in self.dossiers.seen.values())
         observing = any(d.state == "observing" for d in devices)
         parts = tuple(PartView(n, ok, text) for n, (ok, text) in self.parts.items())
         gateway = GatewayView(
@@ -79,10 +83,12 @@ class FakeConsole:
     async def command(self, command: OperatorCommand) -> Outcome:
         """Carry out what the product would: the table of transitions, the password for what changes policy."""
         self.commands.append(command)
+        if command.verb == "add":
+            return self._add(command)
         device = self.devices.get(command.device_id)
         if device is None:
             raise InputError(f"there is no device {command.device_id}", "see device list")
-        if command.verb in ("enforce", "observe", "break-glass") and command.secret != self.password:
+        if command.verb in ("enforce", "observe", "break-glass", "remove", "suspend") and command.secret != self.password:
             raise RefusedError("the password is wrong", "type your own password")
         if command.verb not in ("attest", "break-glass"):
             try:
@@ -92,6 +98,20 @@ class FakeConsole:
             self.change(device.id, state=state.value, would_cut=())
         self.say(device.id, "information", f"{command.actor}: {command.verb} {device.id}")
         return Outcome(True, f"{device.name}: {command.verb} is done", (("device_id", device.id),))
+
+    def _add(self, command: OperatorCommand) -> Outcome:
+        if command.device_id in self.devices:
+            raise InputError(f"there is a device {command.device_id!r} already", "choose another id")
+        a = dict(command.arguments)
+        self._lease_ends[command.device_id] = self._certificate_ends[command.device_id] = 0
+        self.devices[command.device_id] = DeviceView(
+            command.device_id, a["name"], a["bus"], a["profile"], a["address"], "proposed", 0, 2, "none", "nobody has accepted it",
+            now_ms(), "unknown", None, None, None, None, None, (), (), (),
+        )  # fmt: skip
+        self.dossiers.seen.pop(a["address"], None)
+        self.dossiers.no_evidence.add(command.device_id)
+        self.tell()
+        return Outcome(True, f"{command.device_id} is proposed")
 
     async def events(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """Newest first."""
@@ -188,7 +208,11 @@ class FakeAccounts:
 
     def __init__(self, claimed: bool = True) -> None:
         self.code: str | None = None if claimed else CLAIM
-        self.people = {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("vic", "viewer"))} if claimed else {}
+        self.people = (
+            {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("carl", "clinical"), ("vic", "viewer"))}
+            if claimed
+            else {}
+        )
         self.sessions: dict[str, User] = {}
         self.links: set[str] = set()
         self.wrong: dict[str, int] = {}

@@ -1,117 +1,22 @@
-"""The page in headless Chromium: what a person sees, hears and can do with a keyboard, with JavaScript and without.
-
-Screenshots go to the directory named by WARDGATE_SCREENSHOTS, or to a temporary one.
-"""
+"""The page in headless Chromium: what a person sees, hears and can do with a keyboard, with JavaScript and without."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import expect
 
-from gateway.model.view import User
-from gateway.web.access import COOKIE
 from gateway.web.server import build, serve
-from tests.fakes.console import CLAIM, PASSWORD, FakeAccounts, FakeConsole
+from tests.fakes.console import CLAIM, PASSWORD, FakeAccounts
+from tests.web.browsing import CONTRAST, SMALL, Opener, browser, open_, shots, site  # noqa: F401 - fixtures
 from tests.web.conftest import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]  # one browser for all of them
-
-_ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-_WAIT_MS = 5_000
-expect.set_options(timeout=_WAIT_MS)
-Opener = Callable[..., Awaitable[Page]]
-
-# WCAG 2.2: contrast of text with what is behind it; sizes of what can be pressed. Returns what fails.
-_CONTRAST = """() => {
-  const parse = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return {r: m[0], g: m[1], b: m[2], a: m[3] ?? 1}; };
-  const lum = ({r, g, b}) => { const f = (v) => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
-    return .2126 * f(r) + .7152 * f(g) + .0722 * f(b); };
-  const ground = (n) => {
-    for (; n; n = n.parentElement) { const c = parse(getComputedStyle(n).backgroundColor); if (c.a === 1) return c; }
-    return {r: 255, g: 255, b: 255}; };
-  const bad = [];
-  for (const n of document.querySelectorAll("body *")) {
-    const own = [...n.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim());
-    if (!own || !n.checkVisibility() || n.closest(".unseen, template, .skip")) continue;
-    const s = getComputedStyle(n), a = lum(parse(s.color)), b = lum(ground(n));
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    const large = parseFloat(s.fontSize) >= 24 || (parseFloat(s.fontSize) >= 18.66 && Number(s.fontWeight) >= 700);
-    const who = `${n.className || n.tagName} "${n.textContent.trim().slice(0, 30)}"`;
-    if (ratio < (large ? 3 : 4.5)) bad.push(`${who} ${ratio.toFixed(2)}`);
-  }
-  return bad;
-}"""
-_SMALL = """() => [...document.querySelectorAll("button, summary, .button, nav a, .brand, .more, input:not([type=hidden]), select")]
-  .filter((n) => n.checkVisibility()).map((n) => [n.textContent.trim() || n.name, n.getBoundingClientRect()])
-  .filter(([, r]) => r.height < 43.5 || r.width < 43.5).map(([t, r]) => `${t} ${r.width}x${r.height}`)"""
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("WARDGATE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
-        yield browser
-        await browser.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def site(tls: ssl.SSLContext) -> AsyncIterator[Site]:
-    console, accounts = FakeConsole(), FakeAccounts()
-    async with await serve(build(console, accounts), "127.0.0.1", 0, tls) as served:
-        yield Site(served, console, accounts)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def open_(browser: Browser, site: Site) -> AsyncIterator[Opener]:
-    """Open a page as a person: ``await open_("/", who="admin-1", width=…, scheme="dark", script=False)``."""
-    troubles: list[str] = []
-    contexts: list[BrowserContext] = []
-
-    async def opener(
-        path: str, who: str = "", width: int = 1440, height: int = 900, scheme: Any = "light", script: bool = True
-    ) -> Page:
-        context = await browser.new_context(
-            ignore_https_errors=True,
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,
-            java_script_enabled=script,
-            reduced_motion="reduce",
-        )
-        contexts.append(context)
-        if who:
-            token = await site.accounts.start_session(User(who, site.accounts.people[who][1]))
-            cookie: Any = {"name": COOKIE, "value": token, "url": site.url, "secure": True, "httpOnly": True, "sameSite": "Strict"}
-            await context.add_cookies([cookie])
-        page = await context.new_page()
-        page.on("pageerror", lambda e: troubles.append(str(e)))
-        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
-        await page.goto(site.url + path)
-        return page
-
-    yield opener
-    for context in contexts:
-        await context.close()
-    # what the content security policy refuses, or a script gets wrong, is on the console; a refused request may be intended
-    assert not [t for t in troubles if "Failed to load resource" not in t], troubles
 
 
 def _fill(site: Site) -> None:
@@ -270,7 +175,7 @@ async def test_enforce_is_asked_for_shown_and_done(site: Site, open_: Opener, sh
     await page.get_by_label("Your password").fill(PASSWORD)
     await page.get_by_role("button", name="Enforce").click()
     await expect(page.locator(".notice")).to_have_text("Infusion pump, bed 4: enforce is done")
-    await expect(page.locator("#fn")).to_contain_text("needs 3")
+    await expect(page.locator("#fn")).to_contain_text("level 3 full")
     site.console.set_level("pump-1", 0, "it was changed")  # the sections no stream carries follow too
     await expect(page.locator("#fn .function-cut")).to_have_count(2)
     await page.screenshot(path=shots / "device.png", full_page=True)
@@ -311,8 +216,8 @@ async def test_contrast_and_targets_in_both_palettes_on_desktop_and_phone(
         for path in ("/", "/devices/pump-1", "/devices/pump-1/break-glass", "/events")[: 4 if name == "desktop" else 2]:
             if path != "/":
                 await page.goto(site.url + path)
-            assert await page.evaluate(_CONTRAST) == [], (path, scheme, name)
-            assert await page.evaluate(_SMALL) == [], (path, scheme, name)
+            assert await page.evaluate(CONTRAST) == [], (path, scheme, name)
+            assert await page.evaluate(SMALL) == [], (path, scheme, name)
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, name)
 
 

@@ -94,10 +94,6 @@ function place(part, html) {
   if (only && part.endsWith("/actions")) return; // that page has its actions elsewhere
   const holder = document.createElement("template");
   holder.innerHTML = html; // made by the server's own templates, which escape; no script runs from it
-  // compared as text too: the device may have changed between the page and its first picture
-  const words = (node) => node.textContent.replace(/\s+/g, " ").trim();
-  const changed = shown.has(part) || words(holder.content) !== words(slot);
-  if (only && changed && /\/(level|functions)$/.test(part)) fetchRest();
   const focused = slot.contains(document.activeElement) ? document.activeElement : null;
   const trail = focused && (focused.getAttribute("href") || focused.textContent);
   const open = slot.querySelector("details[open]") !== null;
@@ -111,8 +107,8 @@ function place(part, html) {
   shown.set(part, html);
 }
 
-// Sections that no stream carries are fetched anew: on the page of one device when it changes; on a page with data-renew when
-// any level changes, and every so many seconds.
+// Sections that no stream carries are fetched anew, on pages with data-renew: when any level changes, and every so many seconds.
+// (The page of one device has its own script for that.)
 let fetching = false;
 let known = null; // the levels at the last look
 let renewed = performance.now();

@@ -1,0 +1,159 @@
+"""One device in full, from a real engine: evidence, flows, a difference with a name; profiles suggested; a certificate examined."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import RefusedError
+from gateway.model.decision import FunctionDecision
+from gateway.model.device import Bus, DeviceState
+from gateway.model.effect import Adopt, Record
+from gateway.model.event import DeviceSeen, OperatorCommand
+from gateway.model.instant import NS_PER_S
+from gateway.model.sheet import Sheet
+from gateway.picture import device_view
+from gateway.proposal import suggest
+from gateway.relying import STEPS, examine
+from gateway.sheets import evidence_since, sheet_of
+from tests.certificates import Issuer
+from tests.fakes.ward import Ward, profile
+from tests.issuer.verdicts import NOW_NS, verdict
+
+
+def sheet(ward: Ward, device_id: str = "pump-1") -> Sheet:
+    s = ward.engine.standings[device_id]
+    return sheet_of(s, device_view(s, ward.now, None, (), None), ward.now)
+
+
+@pytest.fixture
+def ward() -> Ward:
+    made = Ward()
+    made.link()
+    return made
+
+
+def test_evidence_says_what_when_and_over_which_channel(ward: Ward) -> None:
+    assert {e.standing for e in sheet(ward).evidence} == {"none"}
+    ward.attest_all()
+    ward.now = ward.now.plus(3)
+    rows = {e.target: e for e in sheet(ward).evidence}
+    assert (rows["firmware"].standing, rows["firmware"].age_ms, rows["firmware"].evidence_class) == ("good", 3000, "asymmetric")
+    assert rows["configuration"].channel.startswith("port:")
+    since = ward.now
+    ward.now = ward.now.plus(1)
+    ward.registers[103] = 9
+    ward.fingerprint()
+    fresh = evidence_since(ward.engine.standings["pump-1"], since, ward.now)
+    assert [(e.target, e.standing) for e in fresh] == [("configuration", "bad")]
+    assert any("103" in f.text for f in fresh[0].findings)
+
+
+def test_what_is_said_of_flows_agrees_with_the_decision_in_every_state(ward: Ward) -> None:
+    for state in DeviceState:
+        for prove in (True, False):
+            made = Ward(state=state)
+            made.link()
+            if prove:
+                made.attest_all()
+            s = made.engine.standings["pump-1"]
+            decided: dict[str, FunctionDecision] = {f.function: f for f in s.decision.functions} if s.decision else {}
+            for flow in sheet(made).flows:
+                f = s.profile.function(flow.function)
+                partly = bool(f.always_allowed_writes) and state in (DeviceState.ENFORCED, DeviceState.SERVICE)
+                allowed = decided[flow.function].allowed if decided else False
+                if decided or state not in (DeviceState.OBSERVING, DeviceState.ENFORCED, DeviceState.SERVICE):
+                    assert flow.open_now == (allowed or partly), (state, prove, flow)
+
+
+def test_always_allowed_writes_are_named(ward: Ward) -> None:
+    control = next(f for f in sheet(ward).functions if f.name == "control")
+    assert control.always == ("write register 10, only 0",)
+    assert "read holding registers 0 to 119" in control.rules
+
+
+def accept(difference: str = "") -> OperatorCommand:
+    return OperatorCommand("ada", "admin", "accept", "pump-1", (("difference", difference),) if difference else ())
+
+
+def test_a_difference_is_accepted_by_its_name_and_by_no_other(ward: Ward) -> None:
+    ward.attest_all()
+    assert sheet(ward).difference_id == ""
+    ward.feed(OperatorCommand("bea", "biomed", "service", "pump-1", (("minutes", "5"), ("reason", "update"))))
+    ward.registers[103] = 9
+    ward.fingerprint()
+    shown = sheet(ward)
+    assert [(d.name, d.reference, d.observed) for d in shown.difference] == [("register:103", "0007", "0009")]
+    ward.registers[104] = 9  # it changes once more between the look and the press
+    ward.fingerprint()
+    effects = ward.feed(accept(shown.difference_id))
+    assert not any(isinstance(e, Adopt) for e in effects)
+    assert any(isinstance(e, Record) and "nothing was" in e.text for e in effects)
+    assert ward.engine.standings["pump-1"].device.state is DeviceState.SERVICE
+    effects = ward.feed(accept(sheet(ward).difference_id))
+    assert any(isinstance(e, Adopt) for e in effects)
+    assert ward.engine.standings["pump-1"].device.state is DeviceState.ENFORCED
+
+
+def test_profiles_are_suggested_by_what_a_device_offers_before_what_it_calls_itself() -> None:
+    names = ("heart-rate-patch", "pulse-oximeter", "infusion-pump", "temperature-beacon")
+    every = {p.id: p for p in map(profile, names)}
+    seen = DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "Pulse oximeter", "attestation, heart-rate")
+    rows = suggest(seen, every)
+    assert [r.profile for r in rows[:2]] == ["heart-rate-patch", "pulse-oximeter"]
+    assert all(r.fits for r in rows[:2])
+    assert "infusion-pump" not in {r.profile for r in rows}
+    assert "a name alone proves nothing" in rows[1].why[-1]
+    nothing = suggest(DeviceSeen(Bus.BLE, "C0:00:00:00:00:0A", "unnamed", "attestation"), every)
+    assert not any(r.fits for r in nothing)
+    assert suggest(DeviceSeen(Bus.HL7, "10.77.0.9", "x"), every) == ()
+    needs = {r.profile: r.passkey for r in rows}
+    assert needs["heart-rate-patch"] and not needs["temperature-beacon"]
+
+
+def test_a_seen_device_is_reported_again_with_its_newest_signal(ward: Ward) -> None:
+    ward.feed(DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "patch", "heart-rate", -80))
+    first = ward.engine.sighted["C0:00:00:00:00:09"]
+    ward.now = ward.now.plus(600)
+    effects = ward.feed(DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "patch", "heart-rate", -40))
+    assert not any(isinstance(e, Record) for e in effects)  # told once
+    assert ward.engine.proposed["C0:00:00:00:00:09"].signal_dbm == -40
+    assert ward.engine.sighted["C0:00:00:00:00:09"].seconds_since(first) == 600
+
+
+def test_an_examination_names_the_step_that_fails() -> None:
+    issuer, other = Issuer(), Issuer()
+    bundle, at = issuer.bundles(verdict())["pump-1"], NOW_NS + 60 * NS_PER_S
+    good = examine(bundle, issuer.ca.pem, at)
+    assert good.ok
+    assert [r.ok for r in good.rows] == [True] * len(STEPS)
+    assert any(line.startswith("level") for line in good.lines)
+    cases = {
+        0: examine(bundle, b"garbage", at),
+        1: examine(bundle[:-1], issuer.ca.pem, at),
+        3: examine(bundle, other.ca.pem, at),
+        5: examine(bundle, issuer.ca.pem, at + 3600 * NS_PER_S),
+    }
+    for step, found in cases.items():
+        assert not found.ok
+        assert [r.ok for r in found.rows] == [True] * step + [False] + [None] * (len(STEPS) - step - 1), step
+        assert found.lines == ()
+        assert found.rows[step].text
+
+
+async def test_the_console_refuses_a_difference_that_is_no_longer_there(ward: Ward) -> None:
+    from types import SimpleNamespace
+
+    from gateway.console import Console
+
+    ward.attest_all()
+    ward.feed(OperatorCommand("bea", "biomed", "service", "pump-1", (("minutes", "5"), ("reason", "update"))))
+    ward.registers[103] = 9
+    ward.fingerprint()
+    console = Console.__new__(Console)
+    console._conductor = SimpleNamespace(engine=ward.engine)  # type: ignore[assignment]
+    device = ward.engine.standings["pump-1"].device
+    console._second_person(accept(sheet(ward).difference_id), device)
+    with pytest.raises(RefusedError, match="something else by now"):
+        console._second_person(accept("0" * 64), device)
+    with pytest.raises(RefusedError, match="opened this repair"):
+        console._second_person(OperatorCommand("bea", "biomed", "accept", "pump-1"), device)
