@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from hil import scenarios
 from hil.bench import PASSWORD, Bench
-from tests.web.test_browser import _ARGUMENTS
+from tests.web.browsing import _ARGUMENTS
 
 pytestmark = [pytest.mark.rig, pytest.mark.browser]
 PAGES = {"ward": "/", "device": "/devices/pump-1", "events": "/events", "network": "/network", "gateway": "/gateway"}

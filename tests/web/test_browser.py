@@ -70,7 +70,7 @@ async def test_without_javascript_the_page_says_the_same_after_its_reload(site: 
 
 
 async def test_a_reading_that_has_grown_old_is_never_shown_as_fresh(site: Site, open_: Opener) -> None:
-    site.console.put_reading("patch-1", "MDC_ECG_HEART_RATE", "/min", 72, age_s=3)
+    site.console.put_reading("patch-1", "MDC_ECG_HEART_RATE", "/min", 72, age_s=1)
     page = await open_("/", who="vic")
     reading = page.locator('[data-device="patch-1"] .reading')
     await expect(reading).to_have_class("reading")
