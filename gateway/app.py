@@ -25,6 +25,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
+from gateway.drafts import Drafts
 from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
@@ -143,6 +144,10 @@ class App:
             bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
             ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
+        self.console.policy = self.drafts = Drafts(
+            config, self.profiles, compiled=self.console.compiled, ask=self._confirm, emit=self.conductor.emit,
+            configure=self.console.configure,
+        )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
@@ -239,6 +244,7 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        supervisor.keep("policy", self.drafts.watch)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))

@@ -142,23 +142,6 @@ def _audit_export(o: argparse.Namespace) -> int:
     return 0
 
 
-def _policy_check(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import check_profiles
-
-    document, lines = check_profiles([Path(f) for f in o.files], o.config)
-    _say(o, document, lines)
-    return 0
-
-
-def _policy_failures(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import failures
-    from gateway.config import read_config
-
-    document, lines = failures(read_config(o.config))
-    _say(o, document, lines)
-    return 0
-
-
 # --- through the daemon ---
 
 
@@ -442,6 +425,6 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
-    policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
-    add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
-    add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)
+    from gateway import cli_policy
+
+    cli_policy.register(add, commands, common, cli_policy.Tools(_say, _control, _password, person))

@@ -29,7 +29,7 @@ from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, Part
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort
+from gateway.ports import AccountsPort, AuditPort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
@@ -111,6 +111,7 @@ class Console:
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
+        self.policy: PolicyPort  # set by app: it needs this console to compile
 
     # --- seeing ---
 
@@ -319,11 +320,18 @@ class Console:
 
     # --- configuration ---
 
-    def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
-        """The policy document for these devices."""
+    def compile(
+        self, devices: Sequence[Device], profiles: Mapping[str, Profile] | None = None, texts: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The policy document for these devices. ``texts``: the profiles that were applied; None: those that are in force."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
-        return _with_broker(document, self._config.uplink.flows)
+        document = compile_document(kept, profiles or self._profiles, self._config.network.addresses, self._config.network.ward)
+        applied = self._confirmed().get("profiles") if texts is None else texts
+        return _with_broker({**document, "profiles": dict(applied)} if applied else document, self._config.uplink.flows)
+
+    async def compiled(self, profiles: Mapping[str, Profile], texts: Mapping[str, str]) -> dict[str, Any]:
+        """The document for the ward as it is, with these profiles."""
+        return self.compile(await self._inventory.devices(), profiles, texts)
 
     def _confirmed(self) -> dict[str, Any]:
         try:

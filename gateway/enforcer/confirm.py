@@ -24,15 +24,13 @@ from typing import Any, NoReturn
 from gateway.enforcer.confirmed import ConfirmedPolicy
 from gateway.enforcer.credentials import CredentialError, Operators
 from gateway.enforcer.document import DOCUMENT_MAX, DocumentError, check_document, parse_document
-from gateway.enforcer.load import LoadError
+from gateway.enforcer.load import TABLE_FILE, LoadError
 from gateway.enforcer.pending import DEFAULT_MINUTES
 
 _REQUEST_S = 10.0  # to send a request; a peer that dribbles is cut off
 _REQUEST_MAX = DOCUMENT_MAX + 4096
 _RETRY_S = 1.0  # an undoing that the kernel refused is tried again after this
 _CUTS_MAX = 1000
-_INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
-_CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
 
 Answer = dict[str, Any]
 
@@ -64,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state", type=Path, default=Path("/var/lib/wardgate-policy"), help="the directory of the policy")
     common.add_argument("--policy", type=Path, help="the confirmed document's file, instead of --state")
-    common.add_argument("--table-file", type=Path, default=_CHECKOUT if _CHECKOUT.exists() else _INSTALLED, help="the static text")
+    common.add_argument("--table-file", type=Path, default=TABLE_FILE, help="the static text")
 
     def act(name: str, text: str, work: Callable[..., Answer]) -> argparse.ArgumentParser:
         sub = acts.add_parser(name, help=text, description=text, parents=[common])
