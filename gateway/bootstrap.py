@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gateway.config import Config, parse_config, read_config
+from gateway.confirmed import applied_profiles
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
 
@@ -284,7 +285,7 @@ def load_profiles(config: Config, *, applied: bool = True) -> dict[str, Profile]
     profiles: dict[str, Profile] = {}
     problems: list[tuple[str, str]] = []
     texts: list[tuple[str, Path | str]] = [(p.name, p) for p in sorted(config.policy.profiles.glob("*.toml"))]
-    texts += [(f"applied {i}", text) for i, text in sorted(applied_profiles(config).items())] if applied else []
+    texts += [(f"applied {i}", text) for i, text in sorted(applied_profiles(config.policy.confirmed).items())] if applied else []
     for name, text in texts:
         try:
             table = _toml_of(text) if isinstance(text, Path) else _parsed_toml(text, name)
@@ -297,15 +298,6 @@ def load_profiles(config: Config, *, applied: bool = True) -> dict[str, Profile]
     if problems:
         raise InputErrors(str(config.policy.profiles), tuple(problems))
     return profiles
-
-
-def applied_profiles(config: Config) -> dict[str, str]:
-    """The texts of profiles in the confirmed policy (``wardgate policy apply``), by id."""
-    try:
-        found = json.loads(config.policy.confirmed.read_bytes()).get("profiles", {})
-    except (OSError, ValueError, AttributeError):
-        return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def _toml_of(path: Path) -> dict[str, Any]:

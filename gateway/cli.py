@@ -191,8 +191,10 @@ def _device_show(o: argparse.Namespace) -> int:
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
         arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        if getattr(o, "anyway", False):
+            arguments["anyway"] = "yes"
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
-        _say(o, outcome, [outcome["text"]])
+        _say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
         return 0 if outcome["ok"] else 1
 
     return command
@@ -393,6 +395,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
+        if verb == "accept":
+            p.add_argument("--anyway", action="store_true", help="although another device looks the same")
         person(p)
     p = add(
         "service",

@@ -7,15 +7,15 @@ that file and feeds the engine whatever is active now, whoever changed it and wh
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.bootstrap import applied_profiles, load_profiles
+from gateway.bootstrap import load_profiles
 from gateway.config import Config
+from gateway.confirmed import applied_profiles, confirmed_document
 from gateway.enforcer.document import DocumentError, check_document
 from gateway.enforcer.pending import PendingFile
 from gateway.enforcer.vital import vital_cut
@@ -29,6 +29,8 @@ from gateway.policy.profile import parse_profile, parse_with_trials
 from gateway.policy.trials import try_profile
 
 _LOOK_S = 0.5  # a file's times; how late the engine follows what root did
+_TOLD = {"keep": "confirmed the policy", "rollback": "rolled the policy back"}
+_SETTLED = ("wardgate-policy", "no policy waits for a confirmation any more")
 log = logging.getLogger("wardgate.policy")
 
 
@@ -57,7 +59,7 @@ class Drafts:
     async def state(self) -> dict[str, Any]:
         """What is active, and what waits for a confirmation with the seconds left."""
         waiting = await asyncio.to_thread(self._pending.read)
-        applied = applied_profiles(self._config)
+        applied = applied_profiles(self._config.policy.confirmed)
         rows = [
             {"id": p.id, "name": p.name, "digest": profile_digest(p), "applied": p.id in applied} for p in self._profiles.values()
         ]
@@ -67,7 +69,7 @@ class Drafts:
     async def prepare(self, text: str) -> dict[str, Any]:
         """What applying this profile would change, before anything does. Raises InputErrors with every mistake or failed test."""
         profile = self._parsed(text)
-        texts = {**applied_profiles(self._config), profile.id: text}
+        texts = {**applied_profiles(self._config.policy.confirmed), profile.id: text}
         document = await self._compiled({**self._profiles, profile.id: profile}, texts)
         before = self._confirmed()
         try:
@@ -96,7 +98,8 @@ class Drafts:
         if not secret:
             raise RefusedError("this changes what may pass, so it is confirmed with your password", "give your password")
         answer = dict(await self._ask({"do": verb, "user": who.name, "password": secret, **more}))
-        await self._emit(OperatorCommand(who.name, who.role, f"policy-{'confirm' if verb == 'keep' else verb}"))
+        if verb in _TOLD:
+            await self._emit(OperatorCommand(who.name, who.role, _TOLD[verb]))
         await self.follow()
         return {k: v for k, v in answer.items() if k != "ok"}
 
@@ -138,15 +141,14 @@ class Drafts:
         await self._configure("wardgate-policy")
 
     def _applied(self) -> dict[str, Profile]:
-        texts = applied_profiles(self._config)
+        texts = applied_profiles(self._config.policy.confirmed)
         return {i: parse_profile(_toml(text), self._config.peers) for i, text in texts.items()}
 
     async def _note_waiting(self) -> None:
         waiting = await asyncio.to_thread(self._pending.read)
         now = waiting.document if waiting else ""
         if now != self._waited:
-            verb = "policy-waits" if now else "policy-settled"
-            actor = waiting.actor if waiting else "wardgate-policy"
+            actor, verb = (waiting.actor, "applied a policy, which waits for its confirmation") if waiting else _SETTLED
             self._waited = now
             await self._emit(OperatorCommand(actor, "", verb))
 
@@ -160,15 +162,6 @@ def _toml(text: str) -> dict[str, Any]:
 
 def _digests(profiles: Mapping[str, Profile]) -> dict[str, str]:
     return {name: profile_digest(p) for name, p in profiles.items()}
-
-
-def confirmed_document(path: Path) -> dict[str, Any]:
-    """The document that is active; the empty one before the first."""
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {"version": 1, "devices": {}, "sets": {}}
-    return loaded
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
