@@ -429,6 +429,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
-    from gateway import cli_policy
+    from gateway import cli_holdings, cli_policy
 
-    cli_policy.register(add, commands, common, cli_policy.Tools(_say, _control, _password, person))
+    tools = cli_policy.Tools(_say, _control, _password, person)
+    cli_policy.register(add, commands, common, tools)
+    cli_holdings.register(add, commands, common, tools)

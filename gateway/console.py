@@ -31,7 +31,7 @@ from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, Part
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort, PolicyPort
+from gateway.ports import AccountsPort, AuditPort, HoldingsPort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
@@ -113,7 +113,8 @@ class Console:
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
-        self.policy: PolicyPort  # set by app: it needs this console to compile
+        self.policy: PolicyPort  # both are set by app: they need this console to configure
+        self.holdings: HoldingsPort
 
     # --- seeing ---
 

@@ -185,11 +185,42 @@ class PolicyPort(Protocol):
         ...
 
 
+class HoldingsPort(Protocol):
+    """Endorsements and reference values, flows that were seen, files that prove themselves."""
+
+    async def references(self) -> Mapping[str, Any]:
+        """Each device's anchors and values, and the imports that can be taken back."""
+        ...
+
+    async def import_references(self, who: User, text: str, device_id: str) -> Mapping[str, Any]:
+        """Take a maker's endorsement. Raises InputError or RefusedError."""
+        ...
+
+    async def rollback_references(self, who: User, device_id: str) -> Mapping[str, Any]:
+        """Take the newest import back. Raises InputError when there is none."""
+        ...
+
+    async def learned(self, device_id: str) -> Mapping[str, Any]:
+        """A profile's draft of what was seen while a device was observed."""
+        ...
+
+    async def cached(self) -> Mapping[str, Any]:
+        """What is cached, and until when it is good."""
+        ...
+
+    async def import_cached(self, who: User, data: bytes) -> Mapping[str, Any]:
+        """Take a file that proves itself. Raises EvidenceError or InputError."""
+        ...
+
+
 class ConsolePort(Protocol):
     """What the page, the JSON API and the CLI may see and ask of the running gateway."""
 
     policy: PolicyPort
     """Changes of policy."""
+
+    holdings: HoldingsPort
+    """What this gateway holds beside its policy."""
 
     def view(self) -> WardView:
         """The picture now."""

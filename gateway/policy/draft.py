@@ -34,7 +34,7 @@ class Undecided:
 
 
 _OPEN = (
-    "# Left for a person, and `wardgate policy check` says so: bus, clinical_class, a target (how it attests), and for each",
+    "# Left for a person, and `wardgate policy check` says so: {bus}clinical_class, a target (how it attests), and for each",
     "# function required (1 to 3) and on_loss (cut, read_only or vital: what happens to a patient when trust is lost).",
 )
 
@@ -44,7 +44,8 @@ def profile_draft(
 ) -> str:
     """The draft's text. ``head``: comment lines on where it comes from."""
     lines = [f"# {_comment(text)}" for text in head]
-    lines += ["# A draft: nothing obeys it.", *_OPEN, f"id = {_text(identity)}", f"name = {_text(name)}"]
+    left = [line.format(bus="" if bus else "bus, ") for line in _OPEN]
+    lines += ["# A draft: nothing obeys it.", *left, f"id = {_text(identity)}", f"name = {_text(name)}"]
     lines += [f"bus = {_text(bus)}" if bus else "# bus = "]
     lines += ["# clinical_class = ", "# [[target]]"]
     for flow in flows:
