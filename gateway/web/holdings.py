@@ -65,8 +65,9 @@ async def cached(request: web.Request) -> web.Response:
 async def import_cached(request: web.Request) -> web.Response:
     """A file that proves itself: ``{"file"}``, base64."""
     who, body = await _asked(request, {"file"})
+    text = body.get("file")
     try:
-        data = base64.b64decode(str(body.get("file", "")), validate=True)
+        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
     except (binascii.Error, ValueError):
         raise InputError("file is no base64", "send the file's bytes in base64") from None
     if not 1 <= len(data) <= _FILE_MAX:
