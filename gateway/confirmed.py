@@ -1,4 +1,4 @@
-"""The confirmed policy as the daemon's side reads it: the document that is active, the profiles in it, the broker's way out.
+"""The confirmed policy as the daemon's side reads it: the document that is active, the profiles in it, the gateway's own ways out.
 
 Root's wardgate-policy wrote and checked the file. Refuses to write it.
 """
@@ -27,7 +27,7 @@ def applied_profiles(path: Path) -> dict[str, str]:
 
 
 def with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
-    """The broker is the one host that the gateway itself may speak to: the kernel opens nothing else toward the hospital."""
+    """The broker, name and time servers: the gateway itself speaks to them; the kernel opens nothing else toward the hospital."""
     sets = document["sets"]
     for address, protocol, port in flows:
         name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]

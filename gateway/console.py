@@ -29,7 +29,7 @@ from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
-from gateway.policy.compile import compile_document, document_id
+from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort, HoldingsPort, PolicyPort
 from gateway.proposal import propose, without_secrets
@@ -250,13 +250,14 @@ class Console:
                 ("identity", known),
             )
             return Outcome(True, text, detail)
-        await self._confirmed_by(command, document)
+        behind = await self._confirmed_by(command, document)
         await self._inventory.keep_state(device.id, changed.state)  # the state alone: a bond may have been made meanwhile
         if changed.state is DeviceState.RETIRED and self._keys.of(device.id):
             await self._keys.keep(device.id, {})
         await self._conductor.emit(replace(command, secret=""))
         await self.configure(command.actor, adopt_first=command.verb == "enforce")
         text = f"{device.id} is now {changed.state}{way_back(command.verb, device.id)}"
+        text += f"; the ward's network is behind: {'; '.join(behind)}" if behind else ""
         return Outcome(True, text, (("state", changed.state.value), ("identity", known)))
 
     async def _identity(self, command: OperatorCommand, device: Device) -> tuple[str, ...]:
@@ -292,13 +293,14 @@ class Console:
         if s and s.service and s.service.actor == command.actor:
             raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
 
-    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> None:
-        """Root's loader has this document already, or takes it on the operator's own credential."""
+    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> Sequence[str]:
+        """Root's loader has this document already, or takes it on the operator's own credential. Returns what could not follow."""
         if document_id(document) == document_id(self._confirmed()):
-            return
+            return ()
         if not command.secret:
             raise RefusedError("this changes what may pass, so it is confirmed with your password", "give your password")
-        await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        answer = await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        return [str(line) for line in answer.get("network", ())]
 
     async def _break_glass(self, command: OperatorCommand) -> Outcome:
         device = await self._device(command.device_id)
@@ -338,9 +340,12 @@ class Console:
     ) -> dict[str, Any]:
         """The policy document for these devices. ``texts``: the profiles that were applied; None: those that are in force."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        document = compile_document(kept, profiles or self._profiles, self._config.network.addresses, self._config.network.ward)
+        network = self._config.network
+        serves = Serves(network.services.offers, network.services.dhcp)
+        document = compile_document(kept, profiles or self._profiles, network.addresses, network.ward, serves=serves)
         applied = self._confirmed().get("profiles") if texts is None else texts
-        return with_broker({**document, "profiles": dict(applied)} if applied else document, self._config.uplink.flows)
+        document |= {"profiles": dict(applied)} if applied else {}
+        return with_broker(document, (*self._config.uplink.flows, *network.services.flows))
 
     async def compiled(self, profiles: Mapping[str, Profile], texts: Mapping[str, str]) -> dict[str, Any]:
         """The document for the ward as it is, with these profiles."""

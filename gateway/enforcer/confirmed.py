@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gateway.enforcer.document import EMPTY, Document, canonical, check_document, parse_document
+from gateway.enforcer.document import EMPTY, Document, DocumentError, canonical, check_document, parse_document
 from gateway.enforcer.files import append_durably, write_atomically
+from gateway.enforcer.follow import follow
 from gateway.enforcer.load import LoadError, apply_document, load_static, open_glass
 from gateway.enforcer.pending import DEFAULT_MINUTES, MINUTES, Pending, PendingFile
 from gateway.enforcer.vital import vital_cut
@@ -28,10 +29,13 @@ _LOCK_S = 30.0
 
 
 class ConfirmedPolicy:
-    """One policy directory (root-owned, world-readable where the enforcer must read) and the static text beside it."""
+    """One policy directory (root-owned, world-readable where the enforcer must read) and the static text beside it.
 
-    def __init__(self, directory: Path, table_file: Path) -> None:
-        self.directory, self._table_file = directory, table_file
+    ``network``: the configuration whose ward follows a policy that moves addresses; None: nothing follows.
+    """
+
+    def __init__(self, directory: Path, table_file: Path, network: Path | None = None) -> None:
+        self.directory, self._table_file, self._network = directory, table_file, network
         self._confirmed, self._previous = directory / "confirmed.json", directory / "previous.json"
         self._waiting = PendingFile(directory)
 
@@ -68,7 +72,17 @@ class ConfirmedPolicy:
                 self._audit(actor, f"{act} failed", document=document.document_id, why=str(e)[:_REASON_MAX])
                 raise
             self._audit(actor, act, document=document.document_id, previous=before.document_id, **counts)
-            return {"document": document.document_id, "previous": before.document_id, **counts}
+            answer = {"document": document.document_id, "previous": before.document_id, **counts}
+            return {**answer, **self._follow(actor, before, document)}
+
+    def _follow(self, actor: str, before: Document, document: Document) -> dict[str, Any]:
+        """The network goes where the devices are. That it could not is told and recorded, and the policy stays."""
+        if _places(before) == _places(document):
+            return {}
+        wrong = follow(self._network, document.canonical)
+        if wrong:
+            self._audit(actor, "network failed", document=document.document_id, why="; ".join(wrong)[:_REASON_MAX])
+        return {"network": wrong} if wrong else {}
 
     def rollback(self, actor: str, cut_vital: Sequence[str] = ()) -> dict[str, Any]:
         """Undo what waits; else confirm the previous document (doing that twice undoes it). Raises LoadError.
@@ -111,7 +125,8 @@ class ConfirmedPolicy:
             self._audit(
                 actor, "apply", document=document.document_id, previous=before.document_id, minutes=minutes, cut=lost, **counts
             )
-            return {"document": document.document_id, "previous": before.document_id, "pending": waiting.shown(), **counts}
+            answer = {"document": document.document_id, "previous": before.document_id, **counts}
+            return {**answer, **self._follow(actor, before, document), "pending": waiting.shown()}
 
     def keep(self, actor: str) -> dict[str, Any]:
         """Confirm what waits: from now on it is the policy. Raises LoadError when nothing waits, or its time is over."""
@@ -151,7 +166,8 @@ class ConfirmedPolicy:
 
     def _undo_if_over(self, why: str) -> bool:
         waiting = self._waiting.read()
-        if waiting is None or (waiting.left_s() > 0 and self.current().document_id == waiting.document):
+        active = self._readable()
+        if waiting is None or (waiting.left_s() > 0 and active is not None and active.document_id == waiting.document):
             return False
         if self._waiting.before() is None:
             # What it replaced is lost. What is active was an operator's act: keeping it cuts nobody, and is told.
@@ -167,11 +183,12 @@ class ConfirmedPolicy:
         before = self._waiting.before()
         if before is None:
             raise LoadError("the policy before this one is lost", "confirm the one that is active, or another one")
+        active = self._readable() or before
         counts = apply_document(before)
         write_atomically(self._confirmed, before.canonical, 0o644)
         self._audit(actor, "undo", document=before.document_id, undone=waiting.document, why=why[:_REASON_MAX], **counts)
         self._waiting.end()
-        return {"document": before.document_id, "undone": waiting.document, **counts}
+        return {"document": before.document_id, "undone": waiting.document, **counts, **self._follow(actor, active, before)}
 
     def _refuse_while_pending(self) -> None:
         self._undo_if_over("nobody confirmed it in its time")
@@ -197,6 +214,13 @@ class ConfirmedPolicy:
             self._audit(actor, "break-glass", device=device, function=function, minutes=minutes, reason=reason)
             opened = open_glass({name: parts[part] for name, part in names.items()}, minutes * 60)
             return {"device": device, "function": function, "minutes": minutes, "opened": opened}
+
+    def _readable(self) -> Document | None:
+        """What is active; None when its file is broken."""
+        try:
+            return self.current()
+        except DocumentError:
+            return None
 
     def _read(self, path: Path) -> Document | None:
         try:
@@ -234,6 +258,13 @@ def _refuse_cuts(lost: Sequence[str], named: Sequence[str]) -> None:
             f"this would cut what a patient may depend on: {', '.join(missing[:20])}",
             "keep those vital flows in the policy; or, when that is meant: --cut-vital NAME for each of them",
         )
+
+
+def _places(document: Document) -> tuple[frozenset[Any], ...]:
+    """What the network depends on: who is where, and whom devices look for by IPv6."""
+    flows = ("vital6", *(f"rtl{level}_6" for level in range(4)))
+    ends = frozenset(end for name in flows for element in document.sets[name] for end in element[:2])
+    return document.sets["port4"], document.sets["port6"], ends
 
 
 def audit_lines(directory: Path) -> list[dict[str, Any]]:

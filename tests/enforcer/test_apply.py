@@ -215,6 +215,30 @@ def test_a_kernel_that_refuses_the_new_policy_keeps_the_old_one(policy: Confirme
     assert (policy.current().document_id, taken, policy.status()["pending"]) == (first, [first], None)
 
 
+def test_the_network_follows_a_trial_there_and_back(policy: ConfirmedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[str] = []
+
+    def follow(_config: object, document: bytes) -> list[str]:
+        went.append(parse_document(document).document_id)
+        return ["no such card"]
+
+    monkeypatch.setattr("gateway.enforcer.confirmed.follow", follow)
+    first, moved = policy.current(), named()
+    moved["sets"]["port4"] = [["p-other", *moved["sets"]["port4"][0][1:]]]
+    change = check_document(moved)
+    answer = policy.apply("anna", change, 10, ["pump-1.monitoring"])
+    assert answer["network"] == ["no such card"]  # told, and the policy stays
+    assert policy.rollback("anna")["document"] == first.document_id
+    assert went == [change.document_id, first.document_id]
+
+
+def test_a_broken_active_policy_is_replaced_by_the_one_before(policy: ConfirmedPolicy) -> None:
+    first = policy.current().document_id
+    policy.apply("anna", check_document(harmless()), 10)
+    (policy.directory / "confirmed.json").write_bytes(b"{")
+    assert policy.load("root")["document"] == first
+
+
 def test_a_broken_note_is_over_and_a_lost_way_back_cuts_nobody(policy: ConfirmedPolicy) -> None:
     first = policy.current().document_id
     policy.apply("anna", check_document(harmless()), 10)
