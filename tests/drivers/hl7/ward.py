@@ -154,7 +154,7 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.context, self.receiver = FakeContext("hl7"), Receiver()
         self.profile = profile()
-        self._settings = {"answer_s": 1.0, "hold_s": 1.0, "linger_s": 0.2, "attest_s": 2.0} | settings
+        self._settings = {"answer_s": 1.0, "hold_s": 1.0, "linger_s": 0.2, "attest_s": 2.0, "again_s": 0.05, "tries": 5} | settings
         self._route: dict[tuple[str, int], int] = {}
         self.driver: Hl7Driver
         self.attests = True
