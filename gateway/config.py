@@ -128,8 +128,28 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates for connections of drivers, by name. ``ca``: who signs the other end's; ``cert`` and ``key``: what we show.
+
+    ``serve``: for connections that others open to us (a certificate of ours is needed then); otherwise for those that we open.
+    """
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    serve: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) is not (self.key is None):
+            raise ValueError("cert and key go together")
+        if self.serve and self.cert is None:
+            raise ValueError("who serves needs cert and key")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
+    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings; ``tls``
+    certificates that they use."""
 
     gateway: Gateway = field(default_factory=Gateway)
     network: Network = field(default_factory=Network)
@@ -141,6 +161,7 @@ class Config:
     uplink: Uplink = field(default_factory=Uplink)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tls: dict[str, Tls] = field(default_factory=dict)
 
 
 def parse_config(text: str, where: str = "wardgate.toml") -> Config:
@@ -156,6 +177,7 @@ def parse_config(text: str, where: str = "wardgate.toml") -> Config:
     converter.register_structure_hook(Path, _path)
     converter.register_structure_hook(str, _exactly(str, "a string"))
     converter.register_structure_hook(int, _exactly(int, "a whole number"))
+    converter.register_structure_hook(bool, _exactly(bool, "true or false"))
     converter.register_structure_hook(float, _number)
     try:
         return converter.structure(data, Config)

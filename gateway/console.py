@@ -37,8 +37,10 @@ _CARE = ("clinical", "biomed", "admin")
 ROLES: Mapping[str, tuple[str, ...]] = {
     "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
     "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
+    "retry-message": _OPERATORS, "discard-message": _OPERATORS,
 }  # fmt: skip
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
+_MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
 _READINGS = 4  # newest per device in the picture
 
 
@@ -67,6 +69,8 @@ class WayOutPort(Protocol):
     async def look(self) -> OutboxView: ...
     async def waiting(self) -> int: ...
     async def retry(self) -> int: ...
+    async def kept_aside(self, message_id: int) -> str: ...
+    async def settle(self, message_id: int, discard: str) -> str: ...
 
 
 @dataclass(slots=True)
@@ -210,6 +214,8 @@ class Console:
                 return await self._add(command)
             if command.verb == "break-glass":
                 return await self._break_glass(command)
+            if command.verb in _MESSAGE_VERBS:
+                return await self._settle_message(command)
             device = await self._device(command.device_id)
             if command.verb in _POLICY_VERBS and not (command.verb == "accept" and device.state is DeviceState.SERVICE):
                 return await self._change_state(command, device)
@@ -296,6 +302,22 @@ class Console:
         await self._confirm(body)
         await self._conductor.emit(replace(command, secret=""))
         return Outcome(True, f"{device.id} {command.argument('function')} is open for {command.argument('minutes')} min")
+
+    async def _settle_message(self, command: OperatorCommand) -> Outcome:
+        """A stored message that is kept aside goes again, or goes: the record of who said so, and why, comes first."""
+        number, reason = command.argument("message"), command.argument("reason")
+        if not (number.isascii() and number.isdigit() and len(number) < 19):
+            raise InputError(f"{number[:20]!r} is no number of a message", "see `wardgate outbox`")
+        if not 3 <= len(reason) <= 200:
+            raise InputError("this needs a reason of 3 to 200 characters", "give --reason")
+        route = await self._way_out.kept_aside(int(number))
+        if command.argument("prepare"):
+            return Outcome(True, "nothing to confirm")
+        await self._conductor.emit(replace(command, secret="", device_id=route.partition("/")[0]))
+        await self._conductor.drained()
+        again = command.verb == "retry-message"
+        await self._way_out.settle(int(number), "" if again else f"{command.actor}: {reason}")
+        return Outcome(True, f"message {number} of {route} {'is sent again' if again else 'is let go'}", (("route", route),))
 
     async def _add(self, command: OperatorCommand) -> Outcome:
         a = dict(command.arguments)

@@ -105,7 +105,7 @@ class Context(Protocol):
         ...
 
     def tls(self, purpose: str) -> ssl.SSLContext:
-        """A TLS context for ``purpose``, keys included."""
+        """The TLS context that the configuration calls ``purpose``, keys included, read anew. Raises InputError."""
         ...
 
 

@@ -175,6 +175,10 @@ class Journal:
         ]
         return tuple(routes), tuple(aside)
 
+    async def route_of(self, message_id: int) -> str:
+        """The route of a message that is kept aside. Raises InputError."""
+        return await self._db.run(lambda db: rows.route_of(db, message_id))
+
     async def retry(self, message_id: int) -> str:
         """Let a message that is kept aside wait again, behind the others; returns its route. Raises InputError."""
         await self._load()

@@ -107,7 +107,7 @@ def aside(db: Connection, limit: int) -> list[AsideMessage]:
 
 def retry(db: Connection, message_id: int) -> tuple[int, str]:
     """Let a message that is kept aside wait again, behind the others; returns its new id and its route. Raises InputError."""
-    route = _route(db, message_id)
+    route = route_of(db, message_id)
     sql = f"INSERT INTO journal ({_COLUMNS}) SELECT {_COLUMNS} FROM journal WHERE id = ?"  # noqa: S608 - our names
     new = int(db.conn.execute(sql, (message_id,)).lastrowid or 0)
     db.conn.execute("UPDATE journal SET state = 1, body = NULL, reason = 'sent again' WHERE id = ?", (message_id,))
@@ -116,13 +116,14 @@ def retry(db: Connection, message_id: int) -> tuple[int, str]:
 
 def discard(db: Connection, message_id: int, reason: str) -> str:
     """Let go of a message that is kept aside; returns its route. Raises InputError."""
-    route = _route(db, message_id)
+    route = route_of(db, message_id)
     text = f"discarded: {reason}"
     db.conn.execute("UPDATE journal SET state = 1, body = NULL, reason = ? WHERE id = ?", (text, message_id))
     return route
 
 
-def _route(db: Connection, message_id: int) -> str:
+def route_of(db: Connection, message_id: int) -> str:
+    """The route of a message that is kept aside. Raises InputError."""
     found = db.conn.execute("SELECT route FROM journal WHERE id = ? AND state = 2", (message_id,)).fetchone()
     if found is None:
         raise InputError(f"no message {message_id} is kept aside", "see `wardgate outbox`")

@@ -298,7 +298,7 @@ async def test_a_duplicate_gets_the_stored_answer_and_is_delivered_once() -> Non
         assert await s2.ask(oru()) == first
         await until(lambda: b.receiver.messages == [oru()], "delivered once")
         with nothing_relayed(b):
-            refused = await s.ask(oru(observations=3))  # the same number for something else: its receiver would take it for a resend
+            refused = await s.ask(oru(observations=3))
         assert b"\rMSA|AE|M1|" in refused and b"\rERR|||205|E" in refused
         assert (await b.context.wait(Behaviour)).code == "reused-control-id"
         assert b"|AA|M2" in await s.ask(oru(b"M2", observations=3))
