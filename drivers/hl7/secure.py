@@ -41,7 +41,8 @@ async def dial(route: Route, contexts: Contexts, timeout_s: float, factory: Call
         raise WrongPeerError(what, f"look at its certificate and at [tls.{route.tls.dial}]") from e
     except (OSError, TimeoutError) as e:
         why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else "no answer"
-        raise UnavailableError(f"the receiver {host}:{port} cannot be reached ({why})", "check the receiver and the network") from e
+        remedy = f"check that it is there and speaks TLS ([tls.{route.tls.dial}])" if tls else "check the receiver and the network"
+        raise UnavailableError(f"the receiver {host}:{port} cannot be reached ({why})", remedy) from e
     return protocol
 
 
@@ -85,10 +86,13 @@ def reason(error: BaseException) -> str:
     return str(error)[:80] or type(error).__name__
 
 
-def ended(error: Exception | None) -> WardgateError:
-    """Why a receiver's connection ended. That it refused our certificate, TLS 1.3 says only after the handshake."""
+def ended(route: Route, error: Exception | None, *, answered: bool) -> WardgateError:
+    """Why a receiver's connection ended. That it refused our certificate, TLS 1.3 says only after the handshake, some never say."""
+    doubt = f"does it trust the certificate of [tls.{route.tls.dial}]?"
     if isinstance(error, ssl.SSLError):
-        return WrongPeerError(f"the receiver ended TLS ({reason(error)})", "does it trust our certificate?")
+        return WrongPeerError(f"the receiver ended TLS ({reason(error)})", doubt)
+    if route.tls.dial and not answered:
+        return UnavailableError("the receiver closed the connection and had answered nothing", doubt)
     return UnavailableError("the receiver closed the connection", "look at the receiver")
 
 

@@ -19,8 +19,10 @@ from gateway.errors import MalformedError, UnavailableError, WardgateError
 class Upstream(asyncio.Protocol):
     """``heard`` gets every whole message, ``lost`` the reason when the connection ends by itself or out of step."""
 
-    def __init__(self, max_message: int, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]) -> None:
-        self._decoder = mllp.Decoder(max_message)
+    def __init__(
+        self, route: Route, max_message: int, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]
+    ) -> None:
+        self._route, self._decoder, self._answered = route, mllp.Decoder(max_message), False
         self._heard, self._lost = heard, lost
         self._transport: asyncio.Transport
         self.open = False
@@ -38,6 +40,7 @@ class Upstream(asyncio.Protocol):
         except MalformedError as e:
             self.poison(f"the receiver sent {e.what}")
             return
+        self._answered = True
         for message in messages:
             if self.open:
                 self._heard(message)
@@ -45,7 +48,7 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.open:
             self.open = False
-            self._lost(secure.ended(exc))
+            self._lost(secure.ended(self._route, exc, answered=self._answered))
 
     def poison(self, why: str) -> None:
         """Out of step or too late: never used again."""
@@ -67,4 +70,4 @@ async def connect(
     lost: Callable[[WardgateError], None],
 ) -> Upstream:
     """A connection to a route's receiver. Raises as ``secure.dial``."""
-    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(settings.max_message, heard, lost))
+    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings.max_message, heard, lost))
