@@ -27,7 +27,7 @@ from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
-from gateway.policy.compile import compile_document, document_id
+from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort
 from gateway.proposal import propose, without_secrets
@@ -248,13 +248,14 @@ class Console:
             return Outcome(
                 True, text, (("document", json.dumps(document)), ("difference", difference(self._confirmed(), document)))
             )
-        await self._confirmed_by(command, document)
+        behind = await self._confirmed_by(command, document)
         await self._inventory.keep_state(device.id, changed.state)  # the state alone: a bond may have been made meanwhile
         if changed.state is DeviceState.RETIRED and self._keys.of(device.id):
             await self._keys.keep(device.id, {})
         await self._conductor.emit(replace(command, secret=""))
         await self.configure(command.actor, adopt_first=command.verb == "enforce")
-        return Outcome(True, f"{device.id} is now {changed.state}", (("state", changed.state.value),))
+        text = f"{device.id} is now {changed.state}" + (f"; the ward's network is behind: {'; '.join(behind)}" if behind else "")
+        return Outcome(True, text, (("state", changed.state.value),))
 
     async def _within_state(self, command: OperatorCommand, device: Device) -> Outcome:
         if command.argument("prepare"):
@@ -284,13 +285,14 @@ class Console:
         if s and s.service and s.service.actor == command.actor:
             raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
 
-    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> None:
-        """Root's loader has this document already, or takes it on the operator's own credential."""
+    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> Sequence[str]:
+        """Root's loader has this document already, or takes it on the operator's own credential. Returns what could not follow."""
         if document_id(document) == document_id(self._confirmed()):
-            return
+            return ()
         if not command.secret:
             raise RefusedError("this changes what may pass, so it is confirmed with your password", "give your password")
-        await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        answer = await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        return [str(line) for line in answer.get("network", ())]
 
     async def _break_glass(self, command: OperatorCommand) -> Outcome:
         device = await self._device(command.device_id)
@@ -344,8 +346,11 @@ class Console:
     def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
         """The policy document for these devices."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
-        return _with_broker(document, self._config.uplink.flows)
+        network = self._config.network
+        document = compile_document(
+            kept, self._profiles, network.addresses, network.ward, serves=Serves(network.services.offers, network.services.dhcp)
+        )
+        return _with_broker(document, (*self._config.uplink.flows, *network.services.flows))
 
     def _confirmed(self) -> dict[str, Any]:
         try:
@@ -374,7 +379,7 @@ class Console:
 
 
 def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
-    """The broker is the one host that the gateway itself may speak to: the kernel opens nothing else toward the hospital."""
+    """The broker, name and time servers: the gateway itself speaks to them; the kernel opens nothing else toward the hospital."""
     sets = document["sets"]
     for address, protocol, port in flows:
         name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]

@@ -27,7 +27,7 @@ from gateway.model.event import EvidenceArrived, EvidenceFailed, LinkChanged, Ro
 from gateway.model.evidence import Evidence, MediaType
 
 _TICK_S = 0.1  # how exactly limits are kept
-_DECISION_S = 0.25  # what the engine is given to judge an identity that is new, before messages go on
+_GRANT_S = 0.25  # what a grant is given to reach us (it is recorded first), before the messages that earned it go on
 
 
 class Hl7Driver:
@@ -98,9 +98,10 @@ class Hl7Driver:
             payload = encode_fingerprint(nonce, said)
             channel = channel_of(link.assignment)
             await self._context.emit(EvidenceArrived(Evidence(link.device_id, MediaType.HL7, payload, nonce, channel, at, "hl7")))
+            await self._context.decided()  # what it took away counts before anything else goes on
             if is_new:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(decided), _DECISION_S)
+                    await asyncio.wait_for(asyncio.shield(decided), _GRANT_S)
         finally:
             decided.cancel()
         link.hand_in(said, generation)

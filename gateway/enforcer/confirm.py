@@ -25,6 +25,7 @@ from gateway.enforcer.load import LoadError
 
 _REQUEST_S = 10.0  # to send a request; a peer that dribbles is cut off
 _REQUEST_MAX = DOCUMENT_MAX + 4096
+_STATE, _CONFIG = Path("/var/lib/wardgate-policy"), Path("/etc/wardgate/wardgate.toml")
 _INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
 _CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
 
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command. Exit 0 done, 1 refused or failed, 2 bad usage or a bad document."""
     arguments = _parser().parse_args(argv)
     directory = arguments.policy.parent if arguments.policy else arguments.state
-    policy, operators = ConfirmedPolicy(directory, arguments.table_file), Operators(directory)
+    network = arguments.network or (_CONFIG if directory == _STATE and _CONFIG.exists() else None)
+    policy, operators = ConfirmedPolicy(directory, arguments.table_file, network), Operators(directory)
     try:
         answer = arguments.act(arguments, policy, operators)
     except DocumentError as e:
@@ -56,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wardgate-policy", description="root's tool for the confirmed policy")
     acts = parser.add_subparsers(required=True, metavar="ACT")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state", type=Path, default=Path("/var/lib/wardgate-policy"), help="the directory of the policy")
+    common.add_argument("--state", type=Path, default=_STATE, help="the directory of the policy")
+    common.add_argument("--network", type=Path, help=f"the configuration whose ward follows the policy; default {_CONFIG}")
     common.add_argument("--policy", type=Path, help="the confirmed document's file, instead of --state")
     common.add_argument("--table-file", type=Path, default=_CHECKOUT if _CHECKOUT.exists() else _INSTALLED, help="the static text")
 

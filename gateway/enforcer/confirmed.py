@@ -18,6 +18,7 @@ from typing import Any
 
 from gateway.enforcer.document import EMPTY, Document, canonical, check_document, parse_document
 from gateway.enforcer.files import append_durably, write_atomically
+from gateway.enforcer.follow import follow
 from gateway.enforcer.load import LoadError, apply_document, load_static, open_glass
 
 GLASS_MAX_MINUTES = 240  # one shift's repair; a longer need is a policy change
@@ -26,10 +27,13 @@ _LOCK_S = 30.0
 
 
 class ConfirmedPolicy:
-    """One policy directory (root-owned, world-readable where the enforcer must read) and the static text beside it."""
+    """One policy directory (root-owned, world-readable where the enforcer must read) and the static text beside it.
 
-    def __init__(self, directory: Path, table_file: Path) -> None:
-        self.directory, self._table_file = directory, table_file
+    ``network``: the configuration whose ward follows a policy that moves addresses; None: nothing follows.
+    """
+
+    def __init__(self, directory: Path, table_file: Path, network: Path | None = None) -> None:
+        self.directory, self._table_file, self._network = directory, table_file, network
         self._confirmed, self._previous = directory / "confirmed.json", directory / "previous.json"
 
     def current(self) -> Document:
@@ -60,7 +64,17 @@ class ConfirmedPolicy:
                 self._audit(actor, f"{act} failed", document=document.document_id, why=str(e)[:_REASON_MAX])
                 raise
             self._audit(actor, act, document=document.document_id, previous=before.document_id, **counts)
-            return {"document": document.document_id, "previous": before.document_id, **counts}
+            answer = {"document": document.document_id, "previous": before.document_id, **counts}
+            return {**answer, **self._follow(actor, before, document)}
+
+    def _follow(self, actor: str, before: Document, document: Document) -> dict[str, Any]:
+        """The network goes where the devices are. That it could not is told and recorded, and the policy stays."""
+        if _places(before) == _places(document):
+            return {}
+        wrong = follow(self._network, document.canonical)
+        if wrong:
+            self._audit(actor, "network failed", document=document.document_id, why="; ".join(wrong)[:_REASON_MAX])
+        return {"network": wrong} if wrong else {}
 
     def rollback(self, actor: str) -> dict[str, Any]:
         """Confirm the previous document; doing it twice undoes it."""
@@ -113,6 +127,13 @@ class ConfirmedPolicy:
             yield
         finally:
             os.close(descriptor)
+
+
+def _places(document: Document) -> tuple[frozenset[Any], ...]:
+    """What the network depends on: who is where, and whom devices look for by IPv6."""
+    flows = ("vital6", *(f"rtl{level}_6" for level in range(4)))
+    ends = frozenset(end for name in flows for element in document.sets[name] for end in element[:2])
+    return document.sets["port4"], document.sets["port6"], ends
 
 
 def audit_lines(directory: Path) -> list[dict[str, Any]]:

@@ -73,7 +73,8 @@ def _one_of(*values: str) -> Check:
 def _shapes() -> dict[str, tuple[Check, ...]]:
     """Every set of the two tables that a document fills, with a check for each field of its elements."""
     port, protocol, tcp = _number(1, 65535), _one_of("tcp", "udp"), _one_of("tcp")
-    shapes: dict[str, tuple[Check, ...]] = {}
+    asks = (_text(_INTERFACE), _text(_MAC))
+    shapes: dict[str, tuple[Check, ...]] = {"dhcp_port": asks, "dhcp_bind": asks}
     for family in (4, 6):
         ip = _address(family)
         bound = (_text(_INTERFACE), _text(_MAC), ip)
@@ -255,6 +256,7 @@ class _Checker:
     ) -> None:
         """What the fields alone do not show: whom an element is about, and whether two elements contradict."""
         known = {address for entry in devices.values() for address in entry.addresses}
+        self._asks(sets)
         for family in (4, 6):
             self._about_devices(family, known, sets)
             self._flows(family, known, sets)
@@ -275,6 +277,12 @@ class _Checker:
         for name in (f"port{family}", f"bind{family}"):
             if len({element[2] for element in sets[name]}) != len(sets[name]):
                 self.wrong(f"sets.{name}", "one address is bound twice")
+
+    def _asks(self, sets: Mapping[str, frozenset[Element]]) -> None:
+        """Only a bound device asks for an address, from its own port."""
+        for name, bound in (("dhcp_port", "port4"), ("dhcp_bind", "bind4")):
+            for element in sets[name] - {e[:2] for e in sets[bound]}:
+                self.wrong(f"sets.{name}", f"{element[1]} on {element[0]} is not bound in {bound}")
 
     def _flows(self, family: int, known: set[str], sets: Mapping[str, frozenset[Element]]) -> None:
         names = (f"vital{family}", f"icmp{family}", *(f"rtl{level}_{family}" for level in range(4)))

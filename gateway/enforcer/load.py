@@ -207,7 +207,7 @@ def _key(name: str, element: Element) -> str:
     if name in ("via4", "via6"):
         fields, tail = element[:-1], f" : {element[-1]}"
     shown = [str(field) for field in fields]
-    if name in (*BRIDGE_SETS, "bind4", "bind6"):
+    if name in (*BRIDGE_SETS, "bind4", "bind6", "dhcp_bind"):
         shown[0] = f'"{shown[0]}"'
     if name == "nd6":
         shown[2] = f"0x{int(shown[2]):032x}"

@@ -49,7 +49,7 @@ def _flat(sets: Mapping[str, Any]) -> set[tuple[Any, ...]]:
 
 
 def _base(name: str) -> str:
-    return name[:4] if name.startswith("rtl") else name[:-1]
+    return name[:4] if name.startswith("rtl") else name.rstrip("46")
 
 
 def _levels(elements: set[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
@@ -83,6 +83,8 @@ def _sentence(element: tuple[Any, ...], *, added: bool) -> Iterator[str]:
         yield f"{rest[1]} port {rest[2]} of {rest[0]} {verb} the proxy on port {rest[3]}"
     elif kind == "uplink":
         yield f"the gateway itself {'may' if added else 'may no longer'} dial {rest[0]}, {rest[1]} port {rest[2]}"
+    elif kind == "dhcp_port":
+        yield f"{rest[1]} {'may' if added else 'may no longer'} ask this gateway for its address, on port {rest[0]}"
     elif kind in _PLACES:
         where = rest[0] if kind == "port" else rest[1]
         yield f"{rest[2]} {'' if added else 'no longer '}{_PLACES[kind]} {where}"
