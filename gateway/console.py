@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.instant import TimeQuality
+from gateway.model.instant import NS_PER_S, TimeQuality
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
@@ -41,7 +40,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
-_READINGS = 4  # newest per device in the picture
+_READINGS = 12  # quantities of a device in the picture, each with its newest value
+_STALE_S = 60.0  # one that is older than this makes room for another
 
 
 class InventoryPort(Protocol):
@@ -111,7 +111,7 @@ class Console:
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
         self._way_out, self._waiting = way_out, 0
         self._started = clock.now()
-        self._readings: dict[str, deque[Reading]] = {}
+        self._readings: dict[str, dict[str, Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
@@ -127,7 +127,7 @@ class Console:
             if s.device.state is DeviceState.RETIRED:
                 continue
             lease = self._grants.of(s.id).current(now)
-            readings = tuple(self._readings.get(s.id, ()))
+            readings = tuple(self._readings.get(s.id, {}).values())
             devices.append(device_view(s, now, lease.until if lease.level else None, readings, self._sequences.get(s.id)))
         known = {d.address for d in devices}
         devices += [proposed_view(p, now) for a, p in engine.proposed.items() if a not in known]
@@ -154,10 +154,13 @@ class Console:
     def observe(self, batch: Sequence[Observation]) -> None:
         """Keep the newest readings of each quantity for the picture."""
         for o in batch:
-            kept = self._readings.setdefault(o.device_id, deque(maxlen=_READINGS))
-            for old in [r for r in kept if r.quantity == o.quantity]:
-                kept.remove(old)
-            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at))
+            kept = self._readings.setdefault(o.device_id, {})
+            if o.quantity not in kept and len(kept) >= _READINGS:
+                stale = min(kept, key=lambda q: kept[q].taken_at.mono_ns)
+                if o.taken_at.mono_ns - kept[stale].taken_at.mono_ns < _STALE_S * NS_PER_S:
+                    continue  # a device with more quantities shows the same ones all the time
+                del kept[stale]
+            kept[o.quantity] = Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at)
         self.counters.observations_in += len(batch)
 
     def certified(self, device_id: str, sequence: int) -> None:
