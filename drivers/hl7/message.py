@@ -24,22 +24,14 @@ CODECS = {b"": "", b"ASCII": "ascii", b"UNICODE UTF-8": "utf-8"} | {n: f"iso{n.d
 class Message:
     """A message that was checked. ``raw`` is what came; fields are bytes as they stand, escapes included."""
 
-    __slots__ = ("_lines", "component", "field_separator", "head", "msh", "raw", "separators")
+    __slots__ = ("component", "field_separator", "head", "lines", "msh", "raw", "separators")
 
     def __init__(self, raw: bytes, head: int, msh: list[bytes]) -> None:
-        """``head``: where the MSH ends."""
+        """``head``: where the MSH ends. ``lines``, its segments, are there once all of it was checked."""
         self.raw, self.head, self.msh = raw, head, msh
         self.separators = raw[3:8]
         self.field_separator, self.component = raw[3:4], raw[4:5]
-        self._lines: list[bytes] | None = None
-
-    @property
-    def lines(self) -> list[bytes]:
-        """Its segments, in order."""
-        if self._lines is None:
-            self._lines = self.raw.split(b"\r")
-            self._lines.pop()
-        return self._lines
+        self.lines: list[bytes] = []
 
     def header(self, number: int) -> bytes:
         """MSH-``number``, 2 or more; empty when absent."""
@@ -73,12 +65,13 @@ def parse(raw: bytes) -> Message:
     if b"\n" in raw or b"\0" in raw or b"\x0b" in raw or b"\x1c" in raw:
         byte = next(b for b in _FORBIDDEN if b in raw)[0]
         raise MalformedError(f"byte 0x{byte:02x} inside a message", "end segments with CR only")
-    lines = message.lines
-    if not raw.endswith(b"\r"):
+    lines = raw.split(b"\r")
+    if lines.pop():
         raise MalformedError("a last segment without CR at its end", "end every segment with CR")
-    for start in {line[:4] for line in lines}:
-        if not _names(start, message.field_separator):
-            raise MalformedError(f"a segment called {start[:3]!r}", "a name is a capital letter and two capitals or digits")
+    message.lines = lines
+    wrong = _wrong_name(frozenset([line[:4] for line in lines]), message.field_separator)
+    if wrong is not None:
+        raise MalformedError(f"a segment called {wrong!r}", "a name is a capital letter and two capitals or digits")
     if b"\rMSH" in raw:
         raise MalformedError("a second MSH in one message", "send each message in its own frame")
     if message.msh[8][:1] in (b"", message.component):
@@ -111,10 +104,10 @@ def _separate(separators: bytes) -> bool:
     return good and 5 <= len(separators) <= 6 and len(set(separators)) == len(separators)
 
 
-@lru_cache(1024)
-def _names(start: bytes, field_separator: bytes) -> bool:
-    """Whether a segment's first four bytes are a name and what may follow one."""
-    return _NAME.fullmatch(start[:3]) is not None and start[3:] in (b"", field_separator)
+@lru_cache(256)
+def _wrong_name(starts: frozenset[bytes], field_separator: bytes) -> bytes | None:
+    """The first four bytes of segments: one that is no name and what may follow one; None: they all are."""
+    return next((s[:3] for s in starts if _NAME.fullmatch(s[:3]) is None or s[3:] not in (b"", field_separator)), None)
 
 
 def _check_characters(message: Message) -> None:

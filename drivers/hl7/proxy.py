@@ -34,7 +34,6 @@ MAX_QUEUED = 256 * 1024  # bytes of those; a device of 16 connections holds no m
 PARTIAL_S = 10.0  # a message that began must be whole by then
 _SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a sender that does not read
 _NEVER = float("inf")
-READINGS = ((b"ORU", b"R01"),)  # messages whose OBX are measurements of their sender
 _LATER = 16  # application acknowledgements that may still come, in enhanced mode
 
 
@@ -188,7 +187,7 @@ class ClientLink(asyncio.Protocol):
 
     def _accepted(self, message: Message) -> None:
         """A receiver has it, or will: what the device measured is known from now on."""
-        if self._route.from_device and message.kind in READINGS:
+        if self._route.from_device and _has_readings(message.msh[8], message.component):
             self._link.readings.take(message, self._level, self._at, self._link.trusted_since)
 
     def _malformed(self, raw: bytes, error: MalformedError) -> None:
@@ -311,6 +310,12 @@ class ClientLink(asyncio.Protocol):
             self._owed.remove(of)
             self._up.send(mllp.encode(message.raw))
         self._finish(None)
+
+
+@functools.lru_cache(64)
+def _has_readings(kind: bytes, component: bytes) -> bool:
+    """Whether the OBX of a message of this kind (MSH-9) are measurements of its sender."""
+    return kind.split(component)[:2] == [b"ORU", b"R01"]
 
 
 def stamp(now: Instant) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 
 from drivers.delivery import Delivery
 from drivers.hl7.message import Message, key_of
@@ -27,12 +26,7 @@ _TURN_S = 0.1
 _REMEMBERED = 256  # messages that are known when they come again: their readings are not counted twice
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    message: Message
-    level: TrustLevel
-    received: Instant
-    trusted_since: Instant | None
+_Taken = tuple[Message, TrustLevel, Instant, Instant | None]  # level and time of its receipt, and since when there is evidence
 
 
 class Readings(Delivery):
@@ -49,10 +43,10 @@ class Readings(Delivery):
 
     def take(self, message: Message, level: TrustLevel, received: Instant, trusted_since: Instant | None) -> None:
         """A message of the device was accepted, at this level."""
-        self._messages.append(_Taken(message, level, received, trusted_since))
+        self._messages.append((message, level, received, trusted_since))
         self._bytes += len(message.raw)
         while len(self._messages) > MAX_MESSAGES or (self._bytes > MAX_BYTES and len(self._messages) > 1):
-            self._bytes -= len(self._messages.popleft().message.raw)
+            self._bytes -= len(self._messages.popleft()[0].raw)
             self.passed_over += 1
         self._any.set()
 
@@ -67,7 +61,7 @@ class Readings(Delivery):
             self._may, last_s = min(BURST, self._may + (now_s - last_s) * PER_S), now_s
             while self._messages and self._may > 0:
                 taken = self._messages.popleft()
-                self._bytes -= len(taken.message.raw)
+                self._bytes -= len(taken[0].raw)
                 self._may -= self._decode(taken)
             if not self._messages:
                 self._any.clear()
@@ -77,11 +71,12 @@ class Readings(Delivery):
 
     def _decode(self, taken: _Taken) -> int:
         """Returns how many readings it was."""
-        key = key_of(taken.message)
+        message, level, received, trusted_since = taken
+        key = key_of(message)
         if key in self._seen:
             return 0
         self._seen.append(key)
-        found = decode(taken.message, self._device_id, taken.level, taken.received, taken.trusted_since)
+        found = decode(message, self._device_id, level, received, trusted_since)
         if found.unknown:
             what = f"{found.unknown} measurements whose code, unit or form is not known were not read"
             self.count_malformed(MalformedError(what, "they were relayed as they are"))
