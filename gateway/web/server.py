@@ -26,10 +26,12 @@ from gateway.web import (
     device_page,
     exporting,
     gateway_page,
+    holdings,
     house_api,
     network_page,
     pages,
     people_pages,
+    policy,
     record_pages,
 )  # fmt: skip
 from gateway.web.access import by_peer, by_session
@@ -50,6 +52,7 @@ def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None
     app = _application(console, accounts, settings or WebSettings(), plain=False)
     for part in (
         pages, device_page, adding, record_pages, network_page, gateway_page, people_pages, api, api_device, house_api, exporting,
+        policy, holdings,
     ):  # fmt: skip
         app.add_routes(part.routes())
     app.add_routes(house_api.page_routes())
@@ -59,7 +62,7 @@ def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None
 def build_control(console: ConsolePort, accounts: Accounts, settings: WebSettings | None = None) -> web.Application:
     """The application for the control socket: the API; whoever has one of ``settings.uids`` is admin, everyone else nobody."""
     app = _application(console, accounts, settings or WebSettings(uids=frozenset({0, os.getuid()})), plain=True)
-    for part in (api, api_device, house_api, exporting):
+    for part in (api, api_device, house_api, exporting, policy, holdings):
         app.add_routes(part.routes())
     app.add_routes(network_page.api_routes())
     return app

@@ -22,6 +22,7 @@ from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView,
 from gateway.picture import proposed_view
 from tests.fakes.dossiers import FakeDossiers
 from tests.fakes.house import FakeHouse
+from tests.fakes.policy import FakeHoldings, FakePolicy
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
@@ -38,6 +39,7 @@ class FakeConsole:
     def __init__(self) -> None:
         self.commands: list[OperatorCommand] = []
         self.password = PASSWORD
+        self.policy, self.holdings = FakePolicy(PASSWORD), FakeHoldings()
         self._listeners: list[Callable[[], None]] = []
         self._lease_ends: dict[str, int] = {}
         self._certificate_ends: dict[str, int] = {}
