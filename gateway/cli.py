@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway import cli_access
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -336,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _offline_commands(add)
     _daemon_commands(add, commands, common)
+    cli_access.register(add, commands, common, _control, _say)
     return parser
 
 

@@ -9,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gateway import __version__
+from gateway import __version__, figures
 from gateway.clock import Clock
-from gateway.conductor import Conductor
+from gateway.conductor import QUEUE, Conductor
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.instant import TimeQuality
+from gateway.model.instant import Instant, TimeQuality
+from gateway.model.metric import Family
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
-from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
+from gateway.model.view import TOKEN_ACTOR, DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import compile_document, document_id
 from gateway.policy.difference import difference
@@ -38,6 +39,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
     "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
 }  # fmt: skip
+TOKEN_VERBS = ("attest", "add")  # asking for evidence; proposing what then gets nothing until a person accepts it
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _READINGS = 4  # newest per device in the picture
 
@@ -77,6 +79,7 @@ class Counters:
     quotes: int = 0
     observations_in: int = 0
     sequence: int = 0
+    quoted_at: Instant | None = None
 
 
 class Console:
@@ -100,12 +103,14 @@ class Console:
         reassign: Callable[[], Awaitable[None]],
         way_out: WayOutPort,
         ak_sha256: Callable[[], str],
+        measured: Callable[[], Iterable[Family]] = tuple,
     ) -> None:
         self._config, self._clock, self._conductor, self._grants = config, clock, conductor, grants
         self._inventory, self._keys, self._accounts, self._audit = inventory, keys, accounts, audit
         self._profiles, self.counters = profiles, counters
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
         self._way_out, self._waiting = way_out, 0
+        self._measured = measured
         self._started = clock.now()
         self._readings: dict[str, deque[Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
@@ -177,6 +182,16 @@ class Console:
         """Send what the broker refused again; returns how many messages."""
         return await self._way_out.retry()
 
+    async def metrics(self) -> Sequence[Family]:
+        """Figures about the gateway and its ward."""
+        now, c, n = self._clock.now(), self._conductor, self.counters
+        gateway = figures.Own(
+            __version__, now.seconds_since(self._started), *c.waiting(), QUEUE, c.lost_records, n.certificates, n.quotes,
+            n.observations_in, None if n.quoted_at is None else now.seconds_since(n.quoted_at),
+        )  # fmt: skip
+        ward = figures.ward(c.engine, self._grants.levels(now), [a.severity for a in c.alarms.values()])
+        return [*figures.own(gateway), *ward, *figures.outbox(await self._way_out.look()), *self._measured()]
+
     async def bundle(self, device_id: str) -> bytes:
         """The newest complete bundle."""
         return await self._bundle(device_id)
@@ -196,6 +211,8 @@ class Console:
 
     async def command(self, command: OperatorCommand) -> Outcome:
         """Check the role, confirm what needs confirming, then let the engine decide."""
+        if command.actor.startswith(TOKEN_ACTOR):
+            _within_a_token(command)
         command = await self._as_person(command)
         allowed = ROLES.get(command.verb)
         if allowed is None:
@@ -323,7 +340,7 @@ class Console:
         """The policy document for these devices."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
         document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
-        return _with_broker(document, self._config.uplink.flows)
+        return _with_broker(document, self._config.way_out)
 
     def _confirmed(self) -> dict[str, Any]:
         try:
@@ -349,6 +366,16 @@ class Console:
         )
         await self._conductor.emit(event)
         await self._reassign()
+
+
+def _within_a_token(command: OperatorCommand) -> None:
+    """A token never does what needs a person: a password at wardgate-policy, a reason on a repair, a second pair of eyes."""
+    if command.verb in ROLES and command.verb not in TOKEN_VERBS:
+        raise RefusedError(
+            f"a token may not {command.verb}: a person answers for it", "log in on the page, or use the command line"
+        )
+    if command.secret or command.argument("as"):
+        raise RefusedError("a token acts for itself and for nobody else", "leave out the secret and the name")
 
 
 def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:

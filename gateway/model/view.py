@@ -114,3 +114,18 @@ class User:
 
     name: str
     role: str
+
+
+TOKEN_ACTOR = "token:"  # noqa: S105 - begins the name of whoever asks with an API token; no person's name has a colon
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """An API token as listed, never its secret. ``left_s``: seconds until it ends; ``why_not``: why it does not count now."""
+
+    name: str
+    role: str
+    made_by: str
+    made_utc: str
+    left_s: int
+    why_not: str = ""

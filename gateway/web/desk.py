@@ -26,7 +26,7 @@ _NOTICES = 256  # outcomes waiting to be shown once
 class ViewLinks(Protocol):
     """One-time links to a read-only view; the accounts hold them."""
 
-    async def one_time_view(self) -> str:
+    async def one_time_view(self, actor: str = "root") -> str:
         """A new link's token: opaque, 256 bits, single use, short-lived."""
         ...
 
@@ -80,11 +80,12 @@ class Notices:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token."""
+    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token. ``token``: an API token asks."""
 
     user: User
     session: str = ""
     csrf: str = ""
+    token: bool = False
 
     @property
     def operator(self) -> bool:
