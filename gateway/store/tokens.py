@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +18,13 @@ from gateway.errors import InputError, RefusedError, TooOftenError, UnavailableE
 from gateway.logs import clean
 from gateway.model.effect import Record, Severity
 from gateway.model.instant import NS_PER_S, Instant
-from gateway.model.view import TOKEN_ACTOR, TokenView, User
+from gateway.model.view import TOKEN_ACTOR, TOKEN_DAYS, TOKEN_DAYS_MAX, TOKEN_NAME, TOKEN_ROLES, TokenView, User
 from gateway.ports import AuditPort
 from gateway.store.database import Connection, Database
 from gateway.store.throttle import Throttle, network_of
 
-ROLES = ("metrics", "viewer", "clinical", "biomed", "admin")
 PREFIX = "wgt_"  # so that a scanner for leaked secrets can find one
-DAYS_MAX, DAYS = 366, 90  # a machine's secret is renewed at least once a year
 MOST = 64
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _DAY_NS = 86_400 * NS_PER_S
 _TOUCH_NS = 3_600 * NS_PER_S  # its age is written at most once an hour: a scrape every 15 s must not wear out the disk
 _COLUMNS = "name, role, digest, made_by, made_boot, made_mono_ns, made_utc_ns, lasts_ns, seen_boot, seen_mono_ns, lived_ns"
@@ -69,15 +65,15 @@ class Tokens:
         self._known: dict[bytes, _Token] | None = None
         self.refused = 0
 
-    async def add(self, actor: User, name: str, role: str, days: int = DAYS) -> str:
+    async def add(self, actor: User, name: str, role: str, days: int = TOKEN_DAYS) -> str:
         """A new token, shown once. Only an admin who is a person makes one."""
         _only_admin(actor)
-        if not _NAME.fullmatch(name):
+        if not TOKEN_NAME.fullmatch(name):
             raise InputError("a token's name is 1 to 32 lower-case letters, digits, dots or hyphens", "take another name")
-        if role not in ROLES:
-            raise InputError(f"a token's role is one of {', '.join(ROLES)}", "take one of them")
-        if not 1 <= days <= DAYS_MAX:
-            raise InputError(f"a token lasts 1 to {DAYS_MAX} days", "make a new one before it ends")
+        if role not in TOKEN_ROLES:
+            raise InputError(f"a token's role is one of {', '.join(TOKEN_ROLES)}", "take one of them")
+        if not 1 <= days <= TOKEN_DAYS_MAX:
+            raise InputError(f"a token lasts 1 to {TOKEN_DAYS_MAX} days", "make a new one before it ends")
         known = await self._load()
         if any(t.name == name for t in known.values()):
             raise InputError(f"there is a token {name} already", f"revoke it first: wardgate token revoke {name}")

@@ -16,7 +16,7 @@ from gateway.logs import clean
 from gateway.model.device import DEVICE_ID
 from gateway.model.event import OperatorCommand
 from gateway.model.outbox import OutboxView
-from gateway.model.view import EventView, PartView, TokenView, WardView
+from gateway.model.view import TOKEN_DAYS, TOKEN_DAYS_MAX, TOKEN_NAME, TOKEN_ROLES, EventView, PartView, TokenView, WardView
 from gateway.web import schema
 from gateway.web.contract import ADMIN, ANYONE, CARE, JSON, METERS, OPEN, Answer, Query, Route, answers, entry_of
 from gateway.web.desk import DESK, VISITOR, visitor
@@ -29,7 +29,6 @@ _VERB = re.compile(r"[a-z][a-z-]{0,31}")
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ARGUMENTS, _VALUE_MAX, _SECRET_MAX = 16, 4096, 256
 _BEFORE_MAX = 10**18 - 1
-_TOKEN_DAYS = 90
 
 
 async def health(request: web.Request) -> web.Response:
@@ -110,7 +109,7 @@ async def tokens(request: web.Request) -> web.Response:
 async def add_token(request: web.Request) -> web.Response:
     """A new API token: ``{"name", "role", "days"}``; the answer is the only place where it is ever shown."""
     body = await json_of(request)
-    name, role, days = body.get("name"), body.get("role"), body.get("days", _TOKEN_DAYS)
+    name, role, days = body.get("name"), body.get("role"), body.get("days", TOKEN_DAYS)
     if unknown := body.keys() - {"name", "role", "days"}:
         raise InputError(f"a token has no {', '.join(sorted(unknown))[:100]}", "send name, role and days only")
     if not isinstance(name, str) or not isinstance(role, str) or type(days) is not int:
@@ -189,9 +188,11 @@ _COMMAND = schema.record(
 _OUTCOME = schema.record({"ok": schema.FLAG, "text": schema.WORDS, "detail": {"type": "object"}})
 _PART = schema.named(PartView)
 _HEALTH = schema.record({"ok": schema.FLAG}, {"mode": schema.WORDS, "parts": schema.many(_PART), "version": schema.WORDS})
-_ROLE = schema.choice("metrics", "viewer", "clinical", "biomed", "admin")
-_NEW_TOKEN = schema.record({"name": schema.text(32), "role": _ROLE}, {"days": schema.whole(1, 366)})
-_TOKEN = schema.record({"name": schema.WORDS, "role": _ROLE, "days": schema.whole(1, 366), "token": schema.WORDS})
+_ROLE = schema.choice(*TOKEN_ROLES)
+_NEW_TOKEN = schema.record(
+    {"name": schema.text(32, pattern=f"^{TOKEN_NAME.pattern}$"), "role": _ROLE}, {"days": schema.whole(1, TOKEN_DAYS_MAX)}
+)
+_TOKEN = schema.record({"name": schema.WORDS, "role": _ROLE, "days": schema.whole(1, TOKEN_DAYS_MAX), "token": schema.WORDS})
 _LIMIT = Query("limit", "How many, 50 unless told", schema.whole(1, 500))
 _BEFORE = Query("before", "Only events before this sequence number", schema.whole(0, _BEFORE_MAX))
 _FUNCTION = Query("function", "Only this function of the device", schema.text(64))

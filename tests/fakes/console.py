@@ -21,6 +21,9 @@ from gateway.model.observation import Reading
 from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import (
     TOKEN_ACTOR,
+    TOKEN_DAYS_MAX,
+    TOKEN_NAME,
+    TOKEN_ROLES,
     DeviceView,
     EventView,
     FunctionView,
@@ -213,7 +216,7 @@ class FakeTokens:
         """A token."""
         if actor.role != "admin" or actor.name.startswith(TOKEN_ACTOR):
             raise RefusedError("only an admin changes tokens", "ask an admin")
-        if role not in ("metrics", "viewer", "clinical", "biomed", "admin") or not 1 <= days <= 366 or not name.isprintable():
+        if role not in TOKEN_ROLES or not 1 <= days <= TOKEN_DAYS_MAX or not TOKEN_NAME.fullmatch(name):
             raise InputError("that cannot be", "take another")
         secret = f"wgt_{secrets.token_urlsafe(32)}"
         self.known[secret] = TokenView(name, role, actor.name, "2027-01-15T08:00:00+00:00", days * 86_400)
@@ -246,7 +249,11 @@ class FakeAccounts:
 
     def __init__(self, claimed: bool = True) -> None:
         self.code: str | None = None if claimed else CLAIM
-        self.people = {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("vic", "viewer"))} if claimed else {}
+        self.people = (
+            {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("cleo", "clinical"), ("vic", "viewer"))}
+            if claimed
+            else {}
+        )
         self.sessions: dict[str, User] = {}
         self.tokens = FakeTokens()
         self.links: set[str] = set()
