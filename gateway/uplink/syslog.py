@@ -1,9 +1,10 @@
 """Carries a copy of the audit log to a syslog server over TLS (RFC 5425), one connection at a time, for ever.
 
-The audit log itself is the spool: only a position is kept. Syslog has no acknowledgement, so a line counts as delivered when
-the other side's kernel has acknowledged its bytes and the connection has then lasted ``SETTLE_S`` longer; after a break all
-that is not delivered by this rule is sent again, and its sequence number tells a receiver so. Nothing waits for this task.
-Refuses to hear anything from the network.
+The audit log itself is the spool: only a position is kept. Syslog has no acknowledgement, but TLS has an end: a server that
+answers our close with its own, and no reset, has read every byte before it. So a connection is closed and opened again now and
+then, and only what such an orderly end confirms counts as delivered; after a break the rest is sent again, and its sequence
+number tells a receiver so. A server that never ends orderly is said to be one, and is believed by TCP's acknowledgement instead.
+Nothing waits for this task. Refuses to hear anything from the network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import logging
 import random
 import ssl
 import termios
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -27,15 +27,18 @@ from gateway.model.event import PartChanged
 from gateway.model.view import EventView
 from gateway.uplink.rfc5424 import Sender, frame, head_message, message
 
-SETTLE_S = 3.0  # a receiver that accepts and closes does so sooner
+CONFIRM_S = 60.0  # the longest that a line that was sent stays unconfirmed; so much comes twice after a break
+CONFIRM_LINES = 5000
+_SILENT_ENDS = 3  # so many ends without an answer, and a server is one that never answers
 _CONNECT_S = 5.0
 _WRITE_S = 15.0  # a receiver that takes nothing for so long is gone
+_END_S = 5.0
 _LOOK_S = 1.0  # how often the log is looked at: nobody waits for this copy
-_KEEP_S = 10.0  # how often the position goes to the disk; after a crash of ours so much is sent twice
 _HEAD_S = 600.0
 _FIRST_S = 1.0
 _DOWN_S = 5.0
 _BUFFER = 256 * 1024
+_LINES = 1000  # the most that the log gives at once
 log = logging.getLogger("wardgate.syslog")
 
 
@@ -66,79 +69,78 @@ class SyslogSender:
         self, settings: Syslog, sender: Sender, spool: Spool, clock: Clock, *, told: Callable[[PartChanged], None]
     ) -> None:
         self._settings, self._sender, self._spool, self._clock, self._told = settings, sender, spool, clock, told
-        self._flying: deque[tuple[float, int]] = deque()  # (when its bytes were acknowledged, last sequence)
-        self._kept, self._kept_at = -1, float("-inf")
+        self._kept = -1
         self._head_at, self._head = float("-inf"), -1
-        self._health: bool | None = None
-        self.delivered, self.sentence, self.up = 0, "not connected yet", False
-        self.sent = 0
+        self._health: tuple[bool, str] | None = None
+        self._silent_ends = 0
+        self.delivered, self.sent, self.sentence = 0, 0, "not connected yet"
 
     async def run(self) -> None:
         """Keep a connection; ends only when cancelled."""
         self.delivered = self._kept = await self._spool.position()
         wait_s, turn, gone_since = _FIRST_S, 0, self._now()
         while True:
-            before = self.delivered
             try:
                 await self._once(self._settings.where[turn % len(self._settings.where)])
+                wait_s, gone_since = _FIRST_S, self._now()
+                continue
             except (UnavailableError, InputError) as e:
                 self.sentence = str(e)
-            gone_since = self._now() if self.up else gone_since
-            self.up = False
-            wait_s = _FIRST_S if self.delivered > before else wait_s
             if self._now() - gone_since > _DOWN_S:
                 self._tell(False)
             await asyncio.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter, not a secret
             wait_s, turn = min(wait_s * 2, self._settings.retry_s), turn + 1
 
     async def _once(self, address: str) -> None:
-        """One connection to its end. Raises why it ended."""
+        """One connection, to its orderly end. Raises why it ended otherwise."""
         context = await asyncio.to_thread(tls_context, self._settings)
         where = f"{self._settings.host} port {self._settings.port}"
         try:
             async with asyncio.timeout(_CONNECT_S):
                 reader, writer = await asyncio.open_connection(
-                    address, self._settings.port, ssl=context, server_hostname=self._settings.host, ssl_shutdown_timeout=1.0
+                    address, self._settings.port, ssl=context, server_hostname=self._settings.host, ssl_shutdown_timeout=_END_S
                 )
-        except (OSError, TimeoutError, ssl.SSLError) as e:
+        except (OSError, TimeoutError) as e:
             raise UnavailableError(
                 f"the syslog server {where} cannot be reached ({_why(e)})", "see [syslog] in wardgate.toml"
             ) from None
         writer.transport.set_write_buffer_limits(high=_BUFFER)
         hearing = asyncio.create_task(_until_closed(reader), name="syslog-hear")
-        self._flying.clear()
+        self.sent = self.delivered
         try:
             await self._carry(writer, hearing)
-        except (OSError, TimeoutError, ssl.SSLError) as e:
+            await self._end(writer, hearing)
+        except (OSError, TimeoutError) as e:
             raise UnavailableError(f"the connection to {where} ended ({_why(e)})", "it is tried again by itself") from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError, TimeoutError):
+                await self._end(writer, hearing)
+            raise
         finally:
             hearing.cancel()
+            writer.transport.abort()
             await asyncio.gather(hearing, return_exceptions=True)
-            await self._leave(writer)
 
     async def _carry(self, writer: asyncio.StreamWriter, hearing: asyncio.Task[str]) -> None:
-        """Send what is new until the connection ends; raises why it did."""
-        sent, opened = self.delivered, self._now()
-        while True:
-            if hearing.done():
-                raise ConnectionError(hearing.result())
-            lines = await self._spool.since(sent)
+        """Send what is new until enough is to be confirmed; raises when the connection ends before."""
+        opened, since = self._now(), float("inf")
+        while self._now() - since < CONFIRM_S and self.sent - self.delivered < CONFIRM_LINES:
+            lines = await self._spool.since(self.sent)
             for line in lines:
                 await self._write(writer, message(self._sender, line), hearing)
-                self.sent += 1
-            sent = lines[-1].sequence if lines else sent
+                self.sent = line.sequence
             if not lines:
                 await self._say_head(writer, hearing)
-            await self._account(writer, sent, hearing)
-            if not self.up and self._now() - opened > SETTLE_S:
-                self.up, self.sentence = True, f"copies the audit log to {self._settings.host}"
-                self._tell(True)
-            if len(lines) < 1000:
+            await self._taken(writer, hearing)
+            if self.sent > self.delivered:
+                since = min(since, self._now())
+            if self._now() - opened > _LOOK_S:
+                self._well()
+            if len(lines) < _LINES:
                 await asyncio.wait([hearing], timeout=_LOOK_S)
 
     async def _write(self, writer: asyncio.StreamWriter, body: bytes, hearing: asyncio.Task[str]) -> None:
-        if hearing.done():
-            raise ConnectionError(hearing.result())
+        _still_open(hearing)
         writer.write(frame(body))
         async with asyncio.timeout(_WRITE_S):
             await writer.drain()
@@ -153,44 +155,54 @@ class SyslogSender:
             await self._write(writer, head_message(self._sender, sequence, digest, time_utc), hearing)
         self._head_at, self._head = self._now(), sequence
 
-    async def _account(self, writer: asyncio.StreamWriter, sent: int, hearing: asyncio.Task[str]) -> None:
-        """Wait until the other kernel has what was written; what it has had for long enough is delivered."""
+    async def _taken(self, writer: asyncio.StreamWriter, hearing: asyncio.Task[str]) -> None:
+        """Wait until the other side's kernel has what was written: a server that hangs is found by that."""
         deadline = self._now() + _WRITE_S
-        while writer.transport.get_write_buffer_size() or _unacknowledged(writer):
-            if hearing.done():
-                raise ConnectionError(hearing.result())
+        while True:
+            _still_open(hearing)
+            if not writer.transport.get_write_buffer_size() and not _unacknowledged(writer):
+                return
             if self._now() > deadline:
                 raise TimeoutError("it takes nothing")
             await asyncio.sleep(0.02)
-        if sent > (self._flying[-1][1] if self._flying else self.delivered):
-            self._flying.append((self._now(), sent))
-        while self._flying and self._now() - self._flying[0][0] > SETTLE_S:
-            self.delivered = self._flying.popleft()[1]
-        if self.delivered > self._kept and self._now() - self._kept_at > _KEEP_S:
-            await self._keep()
 
-    async def _keep(self) -> None:
-        await self._spool.keep(self.delivered)
-        self._kept, self._kept_at = self.delivered, self._now()
-
-    async def _leave(self, writer: asyncio.StreamWriter) -> None:
+    async def _end(self, writer: asyncio.StreamWriter, hearing: asyncio.Task[str]) -> None:
+        """Close, and wait for the answer that confirms all that was sent. Raises when it does not come."""
+        await self._taken(writer, hearing)
         writer.close()
-        with contextlib.suppress(OSError, TimeoutError, ssl.SSLError):
-            async with asyncio.timeout(2.0):
+        try:
+            async with asyncio.timeout(_END_S + 1.0):
                 await writer.wait_closed()
+            self._silent_ends = 0
+        except (TimeoutError, ssl.SSLError):  # not a reset: that says that something was not read
+            self._silent_ends += 1
+            if self._silent_ends < _SILENT_ENDS:
+                raise TimeoutError("it does not end a connection when asked to") from None
+        self.delivered = max(self.delivered, self.sent)
         if self.delivered > self._kept:
-            with contextlib.suppress(UnavailableError):  # at worst they are sent twice
-                await self._keep()
+            with contextlib.suppress(UnavailableError):  # a full disk: at worst they are sent twice after a restart
+                await self._spool.keep(self.delivered)
+                self._kept = self.delivered
+
+    def _well(self) -> None:
+        doubt = "" if self._silent_ends < _SILENT_ENDS else "; it confirms nothing, so a crash there may lose lines"
+        self.sentence = f"copies the audit log to {self._settings.host}{doubt}"
+        self._tell(True)
 
     def _tell(self, up: bool) -> None:
-        if self._health is not up:
-            self._health = up
+        if self._health is None or self._health[0] is not up or (up and self._health[1] != self.sentence):
+            self._health = (up, self.sentence)
             log.log(logging.INFO if up else logging.WARNING, "%s", self.sentence)
             self._told(PartChanged("syslog", up=up, detail=self.sentence))
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _still_open(hearing: asyncio.Task[str]) -> None:
+    if hearing.done():
+        raise ConnectionError(hearing.result())
 
 
 def tls_context(settings: Syslog) -> ssl.SSLContext:
