@@ -101,6 +101,10 @@ class DriverContext:
         """To the engine."""
         await self._app.conductor.emit(event)
 
+    async def decided(self) -> None:
+        """All that was emitted before has been decided."""
+        await self._app.conductor.decided()
+
     def grant(self, device_id: str) -> Grant:
         """The device's lease."""
         return self._app.grants.of(device_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,6 +51,10 @@ class Answers:
     new_claim: bool
     interactive: bool
     root_of_measurement: str = ""  # empty: what this machine shows
+    broker: str = ""  # HOST or HOST:PORT; empty: nothing leaves for now
+    broker_addresses: tuple[str, ...] = ()  # where HOST is, when it is a name
+    broker_ca: Path | None = None
+    ca: str = ""
 
 
 def initialise(a: Answers) -> Answer:
@@ -102,7 +107,35 @@ def _ask(a: Answers) -> Answers:
         ask("ward interface", a.ward),
         ask("hospital interface", a.uplink),
     )
-    return replace(a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers))
+    broker = ask("the hospital's MQTT broker as HOST or HOST:PORT, nothing for none", a.broker)
+    where = ask("the broker's addresses, nothing if that was one", " ".join(a.broker_addresses)).split() if broker else []
+    ca = ask("the hospital's CA for enrolment as https://…, nothing to go by files", a.ca)
+    return replace(
+        a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers),
+        broker=broker, broker_addresses=tuple(where), ca=ca,
+    )  # fmt: skip
+
+
+def _uplink_toml(a: Answers) -> tuple[str, ...]:
+    """The sections ``uplink`` and ``enrolment``, as far as they were told."""
+    sections = [f"[enrolment]\nca = {json.dumps(a.ca)}"] if a.ca else []
+    if a.broker:
+        host, port = _host_and_port(a.broker)
+        lines = [f"[uplink]\nhost = {json.dumps(host)}", f"port = {port}" if port else ""]
+        lines += [f"addresses = {json.dumps(list(a.broker_addresses))}" if a.broker_addresses else ""]
+        lines += [f"ca = {json.dumps(str(a.broker_ca))}" if a.broker_ca else ""]
+        files = (("cert", "uplink.pem"), ("key", "uplink.key"))
+        lines += [f"{name} = {json.dumps(str(a.state / file))}" for name, file in files]
+        sections.append("\n".join(line for line in lines if line))
+    return tuple(sections)
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """``HOST``, ``HOST:PORT``, an IPv6 address, or ``[IPV6]:PORT``; no port: empty. Raises InputError."""
+    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?|([^\s:\[\]]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+)", text)
+    if found is None:
+        raise InputError(f"the broker {text} is not HOST or HOST:PORT", "write it as broker.hospital.example:8883")
+    return found[1] or found[3] or found[5], found[2] or found[4] or ""
 
 
 def _toml(a: Answers) -> str:
@@ -127,6 +160,7 @@ def _toml(a: Answers) -> str:
             f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
             f"socket = {q(str(a.run / 'policy.sock'))}",
             f"[enforcer]\nsocket = {q(str(a.run / 'enforcer.sock'))}\nalarm = {q(str(_alarm(a)))}",
+            *_uplink_toml(a),
             "[peers]",
             *(f"{name} = {q(addresses)}" for name, addresses in peers.items()),
             extra,
@@ -218,26 +252,37 @@ def _note_claim(config: Config, claim: str) -> None:
 
 
 def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None) -> Answer:
-    """Credential activation, over HTTPS or by two files."""
+    """Credential activation, over HTTPS or by two files. With none of them: at the configured CA."""
+    if not (ca or request or response):
+        ca = config.enrolment.ca
+        if not ca:
+            raise InputError("no CA is configured", "give --ca URL, or --request FILE and later --response FILE")
+    from gateway.attester import client_key
     from gateway.attester import enrol as wire
     from gateway.attester.attester import Attester
     from gateway.attester.tpm import Tpm
 
-    given = response.read_bytes() if response else b""
+    given, uplink = response.read_bytes() if response else b"", config.uplink
 
     async def work() -> Answer:
         tpm = Tpm(config.tpm.tcti)
         try:
             attester = Attester(tpm, config.gateway.state, pcrs=config.tpm.pcrs)
-            asked = attester.make_request()
+            wanted = client_key.make_request(uplink.key, config.gateway.id) if uplink.host and not response else b""
+            asked = attester.make_request(wanted)
             if request:
                 return asked.to_json(), [f"give {request} to the CA, then: wardgate enrol --response FILE"]
             answer = wire.Answer.from_json(wire.parse(given)) if response else await asyncio.to_thread(wire.ask, str(ca), asked)
             done = await attester.accept_answer(answer)
         finally:
             await tpm.close()
-        words = f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"
-        return {"subject": done.subject, "issuer": done.issuer, "not_after": done.not_after.isoformat()}, [words]
+        words = [f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"]
+        told = {"subject": done.subject, "issuer": done.issuer, "not_after": done.not_after.isoformat()}
+        if uplink.host:
+            until = client_key.accept(uplink.key, uplink.cert, done.client, config.gateway.id)
+            words.append(f"the uplink's key is certified, until {until:%Y-%m-%d}")
+            told["uplink_not_after"] = until.isoformat()
+        return told, words
 
     document, lines = asyncio.run(work())
     if request:

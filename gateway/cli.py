@@ -71,7 +71,8 @@ def _init(o: argparse.Namespace) -> int:
         config=o.config, state=o.state, run=o.run, name=o.name, id=o.id, tcti=o.tcti, ward=o.ward, uplink=o.uplink,
         management=o.management, addresses=tuple(o.address), peers=tuple(o.peer), policy_state=o.policy_state, owner=o.owner,
         port=o.port, profiles=o.profiles, extra=o.extra, new_claim=o.new_claim, interactive=not o.json and sys.stdin.isatty(),
-        root_of_measurement=o.root_of_measurement,
+        root_of_measurement=o.root_of_measurement, broker=o.broker, broker_addresses=tuple(o.broker_address),
+        broker_ca=o.broker_ca, ca=o.ca,
     )  # fmt: skip
     document, lines = initialise(answers)
     _say(o, document, lines)
@@ -360,10 +361,14 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--port", type=int, default=8443)
     p.add_argument("--address", action="append", default=[], help="this gateway's own address; repeat for IPv6")
     p.add_argument("--peer", action="append", default=[], metavar="NAME=ADDRESS", help="a hospital host that profiles name; repeat")
+    p.add_argument("--broker", default="", metavar="HOST[:PORT]", help="the hospital's MQTT broker; default: none, all waits here")
+    p.add_argument("--broker-address", action="append", default=[], metavar="IP", help="where the broker is, if HOST is a name")
+    p.add_argument("--broker-ca", type=Path, default=None, metavar="FILE", help="the CA (PEM) of the broker's certificate")
+    p.add_argument("--ca", default="", metavar="URL", help="where the hospital's CA takes enrolment requests")
     p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
     p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
     p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
-    way = p.add_mutually_exclusive_group(required=True)
+    way = p.add_mutually_exclusive_group()
     way.add_argument("--ca", metavar="URL")
     way.add_argument("--request", type=Path, metavar="FILE")
     way.add_argument("--response", type=Path, metavar="FILE")

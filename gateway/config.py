@@ -175,6 +175,17 @@ def _where(host: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Where the hospital's CA takes enrolment requests; empty: ``wardgate enrol`` is told, or goes by files."""
+
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ca and not self.ca.startswith(("https://", "http://")):
+            raise ValueError("ca is an https:// address")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
 
@@ -187,6 +198,7 @@ class Config:
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
     syslog: Syslog = field(default_factory=Syslog)
+    enrolment: Enrolment = field(default_factory=Enrolment)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -93,6 +93,10 @@ class Context(Protocol):
         """Hand an event to the engine. Waits while the queue is full; evidence, alarms and commands are never dropped."""
         ...
 
+    async def decided(self) -> None:
+        """Return when all that was emitted before is decided, and ``grant`` shows what was taken away because of it."""
+        ...
+
     def grant(self, device_id: str) -> GrantView:
         """The device's lease."""
         ...

@@ -193,7 +193,7 @@ class Bench:
         where = ["--host", address, "--port", str(BROKER_PORT)]
         self._spawn("receiver", "hil.subscriber", "--ctl", str(self.ctl / "receiver.sock"), *where, *files, netns=self.ns("hosp"))
         gateway = self.state / "gateway"
-        issue(ca, gateway, self.rig["gateway"]["id"], stem="uplink")
+        gateway.mkdir(exist_ok=True)
         shutil.copy(ca / "ca.pem", gateway / "uplink-ca.pem")
         return (
             "the hospital's broker and what listens behind it",
@@ -269,7 +269,8 @@ class Bench:
 
     def _enrol(self) -> tuple[str, str]:
         answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}")
-        return "enrolment", f"the CA certified the attestation key by credential activation: {answer['subject']}"
+        detail = f"the CA certified the attestation key by credential activation: {answer['subject']}; and the uplink's TLS key"
+        return "enrolment", detail
 
     def _daemon(self) -> tuple[str, str]:
         began = time.monotonic()
@@ -299,7 +300,7 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            reference = ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"]
+            reference = self.reference(device_id)
             endorsement.write_text(json.dumps(reference))
             argv = [
                 "device",
@@ -321,7 +322,15 @@ class Bench:
             self.wardgate(*argv)
         return f"{len(self.positions)} devices are proposed", "they get nothing until somebody accepts them"
 
+    def reference(self, device_id: str) -> dict[str, Any]:
+        """What a device's maker says of it; empty: nothing."""
+        return dict(ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"] or {})
+
     # --- commands ---
+
+    def command(self, verb: str, device_id: str, **arguments: str) -> None:
+        """``wardgate device VERB ID``, with ``--name value`` for each argument."""
+        self.wardgate("device", verb, device_id, *(x for k, v in arguments.items() for x in (f"--{k}", v)))
 
     def wardgate(self, *argv: str, code: int | None = 0) -> Any:
         """Run the command in the gateway's namespace, as root on the console; returns its JSON document."""

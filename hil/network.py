@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -174,6 +175,8 @@ class Ward:
 
     def close(self) -> None:
         """Remove the namespaces that this object made; their links go with them."""
+        if self._made and self._management:  # a namespace goes in its own time; the next ward may want the name at once
+            run("ip", "link", "del", self.management_link, check=False)
         while self._made:
             run("ip", "netns", "del", self._made.pop(), check=False)
 
@@ -271,8 +274,8 @@ def _sysctl(namespace: str, values: Mapping[str, str]) -> None:
 
 def clean(prefix: str) -> list[str]:
     """Remove the namespaces that an interrupted ward with this prefix left; returns their names."""
-    own = {f"{prefix}{suffix}" for suffix in ("gw", "hosp", PUMP.name, MONITOR.name, ATTACKER.name)}
-    left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if path.name in own) if _NETNS.is_dir() else []
+    own = re.compile(f"{re.escape(prefix)}(gw|hosp|{PUMP.name}|{MONITOR.name}|{ATTACKER.name}|d[0-9]+)")
+    left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if own.fullmatch(path.name)) if _NETNS.is_dir() else []
     for namespace in left:
         run("ip", "netns", "del", namespace, check=False)
     return left

@@ -98,6 +98,7 @@ class ModbusDriver:
                 device_id, MediaType(media_type), payload, nonce, channel_of(link.assignment), self._context.clock.now(), "modbus"
             )
             await self._context.emit(EvidenceArrived(evidence))
+            await self._context.decided()  # no client's request goes out on what may be a changed device
             link.attested(media_type, connection)
 
     # --- devices ---

@@ -155,6 +155,12 @@ class FakeContext:
         self.grants: dict[str, FakeGrant] = {}
         self.tls_contexts: dict[str, ssl.SSLContext] = {}
         self._arrived = asyncio.Event()
+        self.engine_decides = asyncio.Event()
+        self.engine_decides.set()
+
+    async def decided(self) -> None:
+        """At once, unless a test holds the engine up (``engine_decides.clear()``)."""
+        await self.engine_decides.wait()
 
     async def emit(self, event: Event) -> None:
         """Keep an event and wake waiters."""
