@@ -143,7 +143,7 @@ class App:
         self.conductor = Conductor(
             Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
             certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
-            announce=self.readings.announce, decided=self.meters.decided,
+            announce=self.readings.announce, measure=self.meters.decided,
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,

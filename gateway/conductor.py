@@ -92,19 +92,14 @@ class Conductor:
         attest: Callable[[str, str, bytes], Awaitable[None]],
         announce: Callable[[Send, Instant], None] = lambda effect, at: None,
         draw_nonce: Callable[[str], bytes],
-        decided: Callable[[Event | None, int], None] = lambda event, took_ns: None,
+        measure: Callable[[Event | None, int], None] = lambda event, took_ns: None,
     ) -> None:
-        """``decided(event, took_ns)`` hears how long each decision took."""
+        """``measure(event, took_ns)`` hears how long each decision took."""
         self.engine, self._clock = engine, clock
         self._audit, self._enforcer, self._grants = audit, enforcer, grants
         self._keeper, self._certifier = keeper, certifier
-<<<<<<< HEAD
-        self._attest, self._draw_nonce, self._announce, self._decided = attest, draw_nonce, announce, decided
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
-=======
-        self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
+        self._attest, self._draw_nonce, self._announce, self._measure = attest, draw_nonce, announce, measure
         self._queue: asyncio.Queue[Event | asyncio.Future[None]] = asyncio.Queue(QUEUE)
->>>>>>> main
         self._out: deque[_Decided] = deque()
         self._out_ready = asyncio.Event()
         self._generation: dict[str, int] = {}
@@ -158,7 +153,7 @@ class Conductor:
                 continue
             now = self._clock.now()
             effects = self.engine.receive(event, now) if event is not None else self.engine.wake(now)
-            self._decided(event, self._clock.now().mono_ns - now.mono_ns)
+            self._measure(event, self._clock.now().mono_ns - now.mono_ns)
             self.take(event, effects, now)
 
     async def _next(self) -> Event | asyncio.Future[None] | None:
