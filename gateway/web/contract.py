@@ -82,7 +82,7 @@ class Route:
     async def _admit(self, request: web.Request, who: Visitor) -> None:
         role = who.user.role
         if role not in self.may:
-            raise RefusedError(f"a {role} may not do this", f"ask someone with the role {' or '.join(self.may)}")
+            raise RefusedError(f"the role {role} may not do this", f"ask someone with the role {' or '.join(self.may)}")
         if who.token and self.people:
             raise RefusedError("a token may not do this", "log in on the page, or use the command line on the gateway")
         if self.changes and who.session:

@@ -51,7 +51,7 @@ def document(entries: Iterable[Route], gateway: str, version: str) -> dict[str, 
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": f"Wardgate on {gateway}",
+            "title": f"{gateway}: the API of Wardgate",
             "version": version,
             "summary": "What a gateway between medical devices and the network knows and does.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
