@@ -92,7 +92,7 @@ async def _by_token(request: web.Request, authorization: str, handler: Handler) 
         )
     except RefusedError as e:
         return _unknown(e.what, e.remedy)
-    request[VISITOR] = Visitor(user, token=True)
+    request[VISITOR] = Visitor(user, token=secret)
     return await handler(request)
 
 

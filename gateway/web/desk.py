@@ -80,12 +80,12 @@ class Notices:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token. ``token``: an API token asks."""
+    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token; or the ``token`` that asks."""
 
     user: User
     session: str = ""
     csrf: str = ""
-    token: bool = False
+    token: str = ""
 
     @property
     def operator(self) -> bool:

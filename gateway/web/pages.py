@@ -19,7 +19,7 @@ from gateway.web import actions
 from gateway.web.access import check_csrf, end_session, set_session
 from gateway.web.desk import DESK, VISITOR, Desk, Notice, operator, visitor
 from gateway.web.stream import live
-from gateway.web.wire import NotFoundError, device_of, form_of, number_of, status_of
+from gateway.web.wire import device_of, form_of, number_of, status_of
 
 _EVENTS = 100  # on one page of events
 _NAME_MAX, _PASSWORD_MAX, _CODE_MAX, _TOKEN_MAX = 64, 256, 64, 128
@@ -70,10 +70,7 @@ async def events(request: web.Request) -> web.Response:
 async def device(request: web.Request) -> web.Response:
     """The page of one device."""
     desk, who, found = request.app[DESK], visitor(request), device_of(request)
-    picture = desk.hub.ward()
-    card = next((c for c in picture.cards if c.id == found.id), None)
-    if card is None:
-        raise NotFoundError(f"{found.id} has just gone", "go back to the ward")
+    card, picture = desk.hub.card(found)
     steps, details, why_not = await _explained(desk, found)
     page = desk.renderer.page(
         "device.html",
@@ -81,7 +78,7 @@ async def device(request: web.Request) -> web.Response:
         notice=desk.notices.take(who.session),
         card=card,
         now_ms=picture.now_ms,
-        time_utc=picture.time_utc,
+        time_utc=picture.gateway.time_utc,
         offered=actions.offers(found) if who.operator else (),
         on_loss={f.name: _ON_LOSS.get(f.on_loss, f.on_loss) for f in found.functions},
         steps=steps,

@@ -16,12 +16,12 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from gateway import codec
-from gateway.errors import UnavailableError
-from gateway.model.view import WardView
+from gateway.errors import RefusedError, UnavailableError
+from gateway.model.view import DeviceView, WardView
 from gateway.ports import ConsolePort
 from gateway.web import actions
-from gateway.web.desk import DESK, Visitor, WebSettings, visitor
-from gateway.web.present import Card, Deadlines, Ward, present
+from gateway.web.desk import DESK, Desk, Visitor, WebSettings, visitor
+from gateway.web.present import Card, Deadlines, Ward, card, present
 from gateway.web.render import Renderer, Slots
 
 log = logging.getLogger("wardgate.web")
@@ -72,6 +72,11 @@ class Hub:
         """The picture now, for a page: same deadlines as the live view, so that a page and its stream agree."""
         return present(self._console.view(), self._deadlines)
 
+    def card(self, device: DeviceView) -> tuple[Card, WardView]:
+        """The same for one device."""
+        view = self._console.view()
+        return card(device, view, self._deadlines), view
+
     async def run(self) -> None:
         """Make pictures until cancelled; one that fails is missing, and every screen says that the view is lost."""
         end = self._console.subscribe(self._changed.set)
@@ -109,11 +114,12 @@ async def live(request: web.Request) -> web.StreamResponse:
     """For the page: parts as HTML, only those that this stream has not sent yet."""
     desk, who = request.app[DESK], visitor(request)
     sent: dict[str, str] = {}
+    made: dict[str, tuple[object, str]] = {}
     levels: dict[str, Card] = {}
 
-    def message(_: WardView, ward: Ward, slots: dict[str, str]) -> str:
+    def message(view: WardView, ward: Ward, slots: dict[str, str]) -> str:
         parts = {name: html for name, html in slots.items() if sent.get(name) is not html}
-        for name, html in _actions(desk.renderer, who, desk.console.view() if who.operator else None).items():
+        for name, html in _actions(desk.renderer, who, view if who.operator else None, made).items():
             if sent.get(name) != html:
                 parts[name] = html
         sent.update(parts)
@@ -143,7 +149,7 @@ async def _stream(
 ) -> web.StreamResponse:
     desk = request.app[DESK]
     loop = asyncio.get_running_loop()
-    async with desk.hub.watching(who.session):
+    async with desk.hub.watching(who.session or who.user.name):
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
         seen, checked = desk.hub.version, loop.time()  # whatever was made before this moment may be old
@@ -152,9 +158,9 @@ async def _stream(
             await response.write(b"retry: 1000\n\n")
             while True:
                 seen, view, ward, slots = await desk.hub.next(seen)
-                if who.session and loop.time() - checked > _CHECK_S:
+                if loop.time() - checked > _CHECK_S:
                     checked = loop.time()
-                    if await desk.accounts.session(who.session) is None:
+                    if not await _lasts(desk, who, request.remote or ""):
                         break
                 data = f"event: {kind}\nid: {seen}\ndata: {message(view, ward, slots)}\n\n".encode()
                 async with asyncio.timeout(_WRITE_S):
@@ -162,20 +168,34 @@ async def _stream(
         return response
 
 
-def _actions(renderer: Renderer, who: Visitor, view: WardView | None) -> dict[str, str]:
-    """The actions of each device for this visitor: they depend on the role and on the session's token."""
+async def _lasts(desk: Desk, who: Visitor, source: str) -> bool:
+    """Whether who looks may still look: a session or a token ends, the control socket's uid does not."""
+    if who.token:
+        try:
+            await desk.accounts.tokens.find(who.token, source)
+        except RefusedError:
+            return False
+    return not who.session or await desk.accounts.session(who.session) is not None
+
+
+def _actions(renderer: Renderer, who: Visitor, view: WardView | None, made: dict[str, tuple[object, str]]) -> dict[str, str]:
+    """The actions of each device for this visitor: they depend on the role and the session's token."""
     if view is None:
         return {}
-    return {f"{d.id}/actions": renderer.part("actions", d.id, actions.offers(d), who.csrf) for d in view.devices}
+    for d in view.devices:
+        offered = actions.offers(d)
+        if made.get(d.id, (None,))[0] != offered:
+            made[d.id] = offered, renderer.part("actions", d.id, offered, who.csrf)
+    return {f"{d.id}/actions": made[d.id][1] for d in view.devices}
 
 
 def _announce(before: dict[str, Card], ward: Ward) -> str:
     """What a screen reader says: devices whose level or tone changed since this stream's last picture."""
     changes = []
-    for card in ward.cards:
-        old = before.get(card.id)
-        if old is not None and (old.tone, old.level.level) != (card.tone, card.level.level):
-            changes.append(f"{card.main.name}: level {card.level.level}, {card.level.verdict}. {card.main.reason}")
+    for c in ward.cards:
+        old = before.get(c.id)
+        if old is not None and (old.tone, old.level.level) != (c.tone, c.level.level):
+            changes.append(f"{c.main.name}: level {c.level.level}, {c.level.verdict}. {c.main.reason}")
     before.clear()
     before.update({c.id: c for c in ward.cards})
     return " ".join(changes[:5])

@@ -5,6 +5,7 @@ The table must name every route of the applications, or the test fails: a route 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -191,3 +192,69 @@ async def test_a_stranger_gets_nothing_at_all_from_the_control_sockets_applicati
         for method, path in sorted(_routes(app)):
             answer = await client.request(method, path.replace("{id}", "pump-1").replace("{name}", "x"))
             assert answer.status == 403, f"{method} {path}"
+
+
+_CHANGES = [r for r in (*API, *PAGES) if r.method != "GET"]
+_BEFORE_A_SESSION = ("/login", "/claim")  # nobody has a CSRF token yet: their Origin alone is checked
+
+
+@pytest.mark.parametrize("row", _CHANGES, ids=lambda r: f"{r.method} {r.route}")
+async def test_what_changes_something_comes_from_this_page_and_from_this_session(door: Door, row: Row) -> None:
+    ada, bea = await door.as_("admin-1"), await door.as_("bea")
+    own = {"Origin": door.origin}
+    for origin in (
+        {},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://"},
+    ):
+        answer = await _knock(door, row, ada.headers(**origin, **{"X-CSRF-Token": ada.csrf}), ada.csrf)
+        assert answer.status == 403, origin
+    if row.route not in _BEFORE_A_SESSION:
+        for csrf in ("", bea.csrf, ada.csrf[:-1], "\u00e4"):
+            sent = {} if csrf == "\u00e4" else {"X-CSRF-Token": csrf}
+            answer = await _knock(door, row, ada.headers(**own, **sent), csrf)
+            assert answer.status == 403, csrf
+    assert door.console.commands == []
+    assert door.accounts.tokens.known == {}
+    assert door.accounts.links == set()
+    assert len(door.accounts.sessions) == 2, "nobody was logged in or out"
+
+
+@pytest.mark.parametrize("row", [r for r in (*API, *PAGES) if not r.open], ids=lambda r: f"{r.method} {r.route}")
+async def test_a_session_that_has_ended_opens_nothing(door: Door, row: Row) -> None:
+    ada = await door.as_("admin-1")
+    door.accounts.sessions.clear()  # idle for too long, or the role changed; tests/store has the times
+    answer = await _knock(door, row, ada.headers(Origin=door.origin, **{"X-CSRF-Token": ada.csrf}), ada.csrf)
+    answer.close()
+    if row.route.startswith(("/api/", "/live", "/metrics")):
+        assert answer.status == 401
+    else:
+        assert answer.status == 303
+        assert answer.headers["Location"].startswith("/login")
+    assert door.console.commands == []
+
+
+async def test_a_live_view_ends_with_its_session(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.web.stream._CHECK_S", 0.1)
+    for path, name in (("/live", "vic"), ("/api/v1/events/stream", "bea")):
+        answer = await (await door.as_(name)).get(path)
+        assert answer.status == 200
+        door.accounts.sessions.clear()
+        async with asyncio.timeout(10):
+            while await answer.content.readline():
+                pass
+
+
+async def test_a_live_view_ends_with_its_token(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.web.stream._CHECK_S", 0.1)
+    secret = await door.accounts.tokens.add(
+        await door.accounts.login("admin-1", door.accounts.people["admin-1"][0], "t"), "t", "viewer", 1
+    )
+    answer = await door.get("/api/v1/events/stream", Authorization=f"Bearer {secret}")
+    assert answer.status == 200
+    door.accounts.tokens.known.clear()
+    async with asyncio.timeout(10):
+        while await answer.content.readline():
+            pass
