@@ -55,7 +55,8 @@ def test_a_token_is_made_listed_and_revoked(config: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("wrong", [
-    ["add", "Not A Name", "--role", "viewer"], ["add", "x", "--role", "viewer", "--days", "367"], ["revoke", "nobody"], ["revoke", "a/b"],
+    ["add", "Not A Name", "--role", "viewer"], ["add", "x", "--role", "viewer", "--days", "367"], ["revoke", "nobody"],
+    ["revoke", "a/b"],
 ])  # fmt: skip
 def test_what_cannot_be_is_said_with_a_remedy(config: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--config", str(config), "token", *wrong]) == 2
