@@ -34,6 +34,7 @@ from gateway.model.view import (
     User,
     WardView,
 )
+from tests.fakes.policy import FakeHoldings, FakePolicy
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
@@ -50,6 +51,7 @@ class FakeConsole:
     def __init__(self) -> None:
         self.commands: list[OperatorCommand] = []
         self.password = PASSWORD
+        self.policy, self.holdings = FakePolicy(PASSWORD), FakeHoldings()
         self._listeners: list[Callable[[], None]] = []
         self._lease_ends: dict[str, int] = {}
         self._certificate_ends: dict[str, int] = {}

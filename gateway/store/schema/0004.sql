@@ -1,19 +1,25 @@
--- API tokens: who may ask without being a person, for how long. And how far each reader of the record has come.
-CREATE TABLE tokens (
-    name       TEXT PRIMARY KEY,
-    role       TEXT    NOT NULL,
-    digest     BLOB    NOT NULL UNIQUE CHECK (length(digest) = 32),   -- SHA-256 of the token
-    made_by    TEXT    NOT NULL,
-    made_boot  TEXT    NOT NULL,
-    made_mono_ns INTEGER NOT NULL,
-    made_utc_ns  INTEGER NOT NULL,
-    lasts_ns   INTEGER NOT NULL,
-    seen_boot  TEXT    NOT NULL,          -- when `lived_ns` was last counted up
-    seen_mono_ns INTEGER NOT NULL,
-    lived_ns   INTEGER NOT NULL DEFAULT 0 -- boot time that has passed since it was made, at least
-) STRICT;
+-- What can be gone back to, what was seen, what was brought in as a file.
 
-CREATE TABLE positions (
-    reader   TEXT PRIMARY KEY,
-    sequence INTEGER NOT NULL CHECK (sequence >= 0)
+-- Earlier anchors and reference values of a device, the newest last: `reference rollback` takes that one away again. Vetoes are not in it.
+CREATE TABLE reference_versions (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id TEXT NOT NULL,
+    body      TEXT NOT NULL,         -- References, plain
+    actor     TEXT NOT NULL,         -- who replaced it
+    at        TEXT NOT NULL          -- Instant, plain
+) STRICT;
+CREATE INDEX reference_versions_of_device ON reference_versions (device_id, number);
+-- Flows of observed devices that no profile names, counted: bounded by whoever counts.
+CREATE TABLE seen_flows (
+    device_id TEXT PRIMARY KEY,
+    body      TEXT NOT NULL
+) STRICT;
+-- Files that prove themselves: revocation lists and CA certificates. A file never replaces a newer one.
+CREATE TABLE cached_files (
+    kind          TEXT    NOT NULL,
+    name          TEXT    NOT NULL,
+    body          BLOB    NOT NULL,
+    issued_ns     INTEGER NOT NULL,
+    good_until_ns INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
 ) STRICT;
