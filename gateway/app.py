@@ -40,6 +40,7 @@ from gateway.house import House
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
+from gateway.meters import Meters
 from gateway.model.device import Bond, DeviceState
 from gateway.model.effect import Record
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
@@ -56,9 +57,12 @@ from gateway.store.history import START, History
 from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
+from gateway.store.positions import AuditSpool
 from gateway.store.search import Search
 from gateway.store.stock import Stock
 from gateway.supervisor import Supervisor
+from gateway.uplink.rfc5424 import Sender
+from gateway.uplink.syslog import SyslogSender
 from gateway.way_out import WayOut
 
 NONCE_SIZE = 32
@@ -137,7 +141,7 @@ class App:
         self.keys = KeyStore(self.tpm, config.gateway.state, config.gateway.id)
         self.epochs = EpochChain(config.timing.epoch_s, secrets.token_bytes)
         self.enforcer = EnforcerClient(config.enforcer.socket)
-        self.grants, self.counters = Grants(), Counters()
+        self.grants, self.counters, self.meters = Grants(), Counters(), Meters()
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
         self.readings = WayOut(
@@ -147,13 +151,13 @@ class App:
         self.conductor = Conductor(
             Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
             certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
-            announce=self.readings.announce,
+            announce=self.readings.announce, measure=self.meters.decided,
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
             audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm,
             bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
-            ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+            ak_sha256=lambda: _sha256(self.attester.ak_spki()), measured=self.meters.families,
         )  # fmt: skip
         self.console.dossiers = Dossiers(self.conductor, self.clock, Sources(
             self.console.view, History(self.database), self.outbox.counts, self.certificates.bundle, self.profiles,
@@ -174,8 +178,16 @@ class App:
             attester=self.attester, way_out=self.readings, enforcer=self.enforcer,
         )  # fmt: skip
         self.conductor.witness = house.witness
+        self.syslog = self._syslog()
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
+
+    def _syslog(self) -> SyslogSender | None:
+        if not self.config.syslog.host:
+            return None
+        settings, spool = self.config.syslog, AuditSpool(self.database, self.audit, "syslog")
+        who = Sender(self.config.gateway.id, __version__, settings.facility, settings.enterprise)
+        return SyslogSender(settings, who, spool, self.clock, told=self.tell)
 
     def _certificates(self) -> Certificates:
         gateway, build = self.config.gateway, f"wardgate {__version__}"
@@ -271,9 +283,12 @@ class App:
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
         supervisor.keep("record-check", self.follower.run)
+        supervisor.keep("meters", self.meters.run)
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
         self.readings.start(supervisor)
+        if self.syslog is not None:
+            supervisor.keep("syslog", self.syslog.run)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
         await self.conductor.emit(PartChanged("disk", up=True, detail="the record is being written"))
@@ -318,6 +333,8 @@ class App:
 
     async def _enforcer_says(self, event: Mapping[str, Any]) -> None:
         kind = str(event.get("event", ""))
+        if kind in ("denied", "seen"):
+            self.meters.packets(event)
         if kind == "watching":
             await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
         elif kind in ("tampered", "restored"):

@@ -122,6 +122,7 @@ class Certificates:
         await self._cache.save_batch(head, [(d, b, taken[d][0].expires_utc_ns) for d, b in bundles.items()])
         self._head, self.newest_quote = head, (quoted, closed)
         self._counters.sequence, self._counters.quotes = number, self._counters.quotes + 1
+        self._counters.quoted_at = now
         self._tpm(True, "quotes every epoch" if chain else "not enrolled, so nobody can check: run `wardgate enrol`")
         for device_id in bundles:
             self._certified(device_id, number)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_device, cli_house, cli_messages
+from gateway import cli_access, cli_device, cli_house, cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -341,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _offline_commands(add)
     _daemon_commands(add, commands, common)
+    cli_access.register(add, commands, common, _control, _say)
     return parser
 
 

@@ -105,11 +105,13 @@ class Conductor:
         attest: Callable[[str, str, bytes], Awaitable[None]],
         announce: Callable[[Send, Instant], None] = lambda effect, at: None,
         draw_nonce: Callable[[str], bytes],
+        measure: Callable[[Event | None, int], None] = lambda event, took_ns: None,
     ) -> None:
+        """``measure(event, took_ns)`` hears how long each decision took."""
         self.engine, self._clock = engine, clock
         self._audit, self._enforcer, self._grants = audit, enforcer, grants
         self._keeper, self._certifier = keeper, certifier
-        self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
+        self._attest, self._draw_nonce, self._announce, self._measure = attest, draw_nonce, announce, measure
         self._queue: asyncio.Queue[Event | asyncio.Future[None]] = asyncio.Queue(QUEUE)
         self._out: deque[_Decided] = deque()
         self._out_ready = asyncio.Event()
@@ -144,6 +146,10 @@ class Conductor:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
+    def waiting(self) -> tuple[int, int]:
+        """Events not decided yet, and decisions not carried out yet."""
+        return self._queue.qsize(), len(self._out)
+
     async def drained(self, patience_s: float = 5.0) -> None:
         """Wait until all that was emitted is decided, and all decisions are recorded and carried out; bounded: UnavailableError."""
         try:
@@ -165,6 +171,7 @@ class Conductor:
                 continue
             now = self._clock.now()
             effects = self.engine.receive(event, now) if event is not None else self.engine.wake(now)
+            self._measure(event, self._clock.now().mono_ns - now.mono_ns)
             self.take(event, effects, now)
 
     async def _next(self) -> Event | asyncio.Future[None] | None:

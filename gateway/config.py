@@ -190,15 +190,62 @@ class Uplink:
     @property
     def where(self) -> tuple[str, ...]:
         """The broker's addresses, in the order in which they are tried."""
-        try:
-            return self.addresses or (str(ip_address(self.host)),)
-        except ValueError:
-            return ()
+        return _where(self.host, self.addresses)
 
     @property
     def flows(self) -> tuple[tuple[str, str, int], ...]:
         """What the firewall has to open: (address, protocol, port)."""
         return tuple((str(ip_address(a)), "tcp", self.port) for a in self.where) if self.host else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Syslog:
+    """Where a copy of the audit log goes: a syslog server over TLS (RFC 5425). Without ``host`` nothing is sent.
+
+    ``host`` is the name in its certificate; ``addresses`` where it is (not needed when the name is an address): the firewall
+    opens these only. ``cert`` and ``key`` are for a server that asks who sends. ``enterprise``: the hospital's own IANA private
+    enterprise number; with it each message carries an element ``wardgate@NUMBER`` (RFC 5424, 6.3.2), without it only
+    registered ones.
+    """
+
+    host: str = ""
+    port: int = 6514  # RFC 5425, 4.1
+    addresses: tuple[str, ...] = ()
+    ca: Path = Path("/etc/wardgate/syslog-ca.pem")
+    cert: Path | None = None
+    key: Path | None = None
+    facility: int = 13  # log audit
+    enterprise: int = 0
+    retry_s: float = 60.0  # the longest wait between two tries
+
+    def __post_init__(self) -> None:
+        within("port", self.port, 1, 65535)
+        within("retry_s", self.retry_s, 0.5, 3600)
+        within("facility", self.facility, 0, 23)
+        within("enterprise", self.enterprise, 0, 2**32 - 1)
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together")
+        for address in self.addresses:
+            ip_address(address)
+        if self.host and not self.where:
+            raise ValueError(f"addresses must say where {self.host} is: the firewall opens addresses, not names")
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The server's addresses, in the order in which they are tried."""
+        return _where(self.host, self.addresses)
+
+    @property
+    def flows(self) -> tuple[tuple[str, str, int], ...]:
+        """What the firewall has to open: (address, protocol, port)."""
+        return tuple((str(ip_address(a)), "tcp", self.port) for a in self.where) if self.host else ()
+
+
+def _where(host: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return addresses or (str(ip_address(host)),)
+    except ValueError:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +291,16 @@ class Config:
     enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
+    syslog: Syslog = field(default_factory=Syslog)
     enrolment: Enrolment = field(default_factory=Enrolment)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     tls: dict[str, Tls] = field(default_factory=dict)
+
+    @property
+    def way_out(self) -> tuple[tuple[str, str, int], ...]:
+        """What the firewall has to open for the gateway itself: (address, protocol, port)."""
+        return (*self.uplink.flows, *self.syslog.flows, *self.network.services.flows)
 
 
 def parse_config(text: str, where: str = "wardgate.toml") -> Config:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gateway import __version__
+from gateway import __version__, figures
 from gateway.clock import Clock
-from gateway.conductor import Conductor
+from gateway.conductor import QUEUE, Conductor
 from gateway.config import Config
 from gateway.confirmed import confirmed_document, with_broker
 from gateway.errors import InputError, RefusedError
@@ -22,18 +22,20 @@ from gateway.grants import Grants
 from gateway.identity import identify, way_back
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.instant import NS_PER_S, TimeQuality
+from gateway.model.instant import NS_PER_S, Instant, TimeQuality
+from gateway.model.metric import Family
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
 from gateway.model.roles import MAY
-from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
+from gateway.model.view import TOKEN_ACTOR, DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort, DossierPort, HoldingsPort, HousePort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
+TOKEN_VERBS = ("attest", "add")  # asking for evidence; proposing what then gets nothing until a person accepts it
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
 _READINGS = 12  # quantities of a device in the picture, each with its newest value
@@ -77,6 +79,7 @@ class Counters:
     quotes: int = 0
     observations_in: int = 0
     sequence: int = 0
+    quoted_at: Instant | None = None
 
 
 class Console:
@@ -100,12 +103,14 @@ class Console:
         reassign: Callable[[], Awaitable[None]],
         way_out: WayOutPort,
         ak_sha256: Callable[[], str],
+        measured: Callable[[], Iterable[Family]] = tuple,
     ) -> None:
         self._config, self._clock, self._conductor, self._grants = config, clock, conductor, grants
         self._inventory, self._keys, self._accounts, self._audit = inventory, keys, accounts, audit
         self._profiles, self.counters = profiles, counters
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
         self._way_out, self._waiting = way_out, 0
+        self._measured = measured
         self._started = clock.now()
         self._readings: dict[str, dict[str, Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
@@ -184,6 +189,16 @@ class Console:
         """Send what the broker refused again; returns how many messages."""
         return await self._way_out.retry()
 
+    async def metrics(self) -> Sequence[Family]:
+        """Figures about the gateway and its ward."""
+        now, c, n = self._clock.now(), self._conductor, self.counters
+        gateway = figures.Own(
+            __version__, now.seconds_since(self._started), *c.waiting(), QUEUE, c.lost_records, n.certificates, n.quotes,
+            n.observations_in, None if n.quoted_at is None else now.seconds_since(n.quoted_at),
+        )  # fmt: skip
+        ward = figures.ward(c.engine, self._grants.levels(now), [a.severity for a in c.alarms.values()])
+        return [*figures.own(gateway), *ward, *figures.outbox(await self._way_out.look()), *self._measured()]
+
     async def bundle(self, device_id: str) -> bytes:
         """The newest complete bundle."""
         return await self._bundle(device_id)
@@ -203,6 +218,8 @@ class Console:
 
     async def command(self, command: OperatorCommand) -> Outcome:
         """Check the role, confirm what needs confirming, then let the engine decide."""
+        if command.actor.startswith(TOKEN_ACTOR):
+            _within_a_token(command)
         command = await self._as_person(command)
         allowed = MAY.get(command.verb)
         if allowed is None:
@@ -372,7 +389,7 @@ class Console:
         document = compile_document(kept, profiles or self._profiles, network.addresses, network.ward, serves=serves)
         applied = self._confirmed().get("profiles") if texts is None else texts
         document |= {"profiles": dict(applied)} if applied else {}
-        return with_broker(document, (*self._config.uplink.flows, *network.services.flows))
+        return with_broker(document, self._config.way_out)
 
     async def compiled(self, profiles: Mapping[str, Profile], texts: Mapping[str, str]) -> dict[str, Any]:
         """The document for the ward as it is, with these profiles."""
@@ -398,6 +415,16 @@ class Console:
         )
         await self._conductor.emit(event)
         await self._reassign()
+
+
+def _within_a_token(command: OperatorCommand) -> None:
+    """A token never does what needs a person: a password at wardgate-policy, a reason on a repair, a second pair of eyes."""
+    if command.verb in MAY and command.verb not in TOKEN_VERBS:
+        raise RefusedError(
+            f"a token may not {command.verb}: a person answers for it", "log in on the page, or use the command line"
+        )
+    if command.secret or command.argument("as"):
+        raise RefusedError("a token acts for itself and for nobody else", "leave out the secret and the name")
 
 
 def _next(device: Device, verb: str) -> DeviceState:

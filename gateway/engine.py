@@ -8,11 +8,12 @@ the same decisions. Refuses to know how effects are carried out.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.judgement import Out, allowed, announcements, clear_alarm, learn, raise_alarm, reason_of, revoke, weigh
+from gateway.judgement import Out, allowed, announcements, clear_alarm, learn, outcome, raise_alarm, reason_of, revoke, weigh
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
 from gateway.model.device import DeviceState
@@ -63,6 +64,7 @@ class Engine:
         self.parts: dict[str, tuple[bool, str]] = {}
         self.proposed: dict[str, DeviceSeen] = {}
         self.sighted: dict[str, Instant] = {}  # when each of them was last reported
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # evidence by class and by what came of it
         self.epoch = 0
         self._next_epoch: Instant | None = None
         self._behaved: dict[tuple[str, str, str], tuple[Instant, int]] = {}
@@ -173,16 +175,19 @@ class Engine:
         e = event.evidence
         s = self.standings.get(e.device_id)
         if s is None or not s.live:
+            self.outcomes["unknown", "unasked"] += 1
             out.append(Record("refused", e.device_id, f"evidence for {e.device_id}, which is not attested here", ()))
             return set()
         asked = s.challenges.pop(e.media_type, None)
         if asked is None or asked.nonce != e.nonce or now.seconds_since(asked.at) > self.timing.nonce_s:
+            self.outcomes["unknown", "unasked"] += 1
             out.append(Record("refused", s.id, f"{s.id}: evidence that nobody asked for, or asked for too long ago", ()))
             return set()
         s.answered.add(e.media_type)
         result = appraise(e, s.all_references())
         if learn(s, result, out):
             result = appraise(e, s.all_references())
+        self.outcomes[result.evidence_class.value, outcome(result)] += 1
         weigh(s, e, result, now, self.timing.dwell_s, out)
         return {s.id}
 
@@ -191,6 +196,7 @@ class Engine:
             return set()
         s.challenges.pop(event.media_type, None)
         s.answered.add(event.media_type)
+        self.outcomes["unknown", "none-came"] += 1
         out.append(Record("no-evidence", s.id, f"{s.id}: no evidence: {event.reason}; its trust ages", ()))
         return {s.id}
 

@@ -77,3 +77,11 @@ class RefusedError(WardgateError):
     """The caller may not do this: a role, a floor, a table of transitions or a rate limit forbids it."""
 
     fault = Fault.INPUT
+
+
+class TooOftenError(RefusedError):
+    """Too many tries: ``wait_s`` seconds until the next may be made."""
+
+    def __init__(self, what: str, remedy: str, wait_s: float) -> None:
+        super().__init__(what, remedy)
+        self.wait_s = wait_s

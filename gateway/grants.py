@@ -63,6 +63,11 @@ class Grants:
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
 
+    def levels(self, now: Instant) -> list[int]:
+        """The level of every lease in force."""
+        held = (int(g.current(now).level) for g in self._grants.values())
+        return [level for level in held if level]
+
     def of(self, device_id: str) -> Grant:
         """The device's lease; level 0 for a device nobody granted anything."""
         return self._grants.setdefault(device_id, Grant(device_id))

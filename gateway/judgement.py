@@ -44,6 +44,15 @@ def weigh(s: Standing, e: Evidence, result: AttestationResult, now: Instant, dwe
         out.append(Record("unproven", s.id, f"{s.id}: {text or 'evidence that proves nothing'}", told(result)))
 
 
+def outcome(result: AttestationResult) -> str:
+    """What came of evidence, in one word from a closed list."""
+    if not result.authenticated:
+        return "unauthenticated"
+    if not result.fresh:
+        return "replayed"
+    return "veto" if result.veto else result.tier.name.lower()
+
+
 def learn(s: Standing, result: AttestationResult, out: Out) -> bool:
     """While observing, a fingerprint without any reference becomes its own, learned and not yet countersigned."""
     target = s.target(result.media_type)

@@ -14,11 +14,12 @@ from gateway.model.event import OperatorCommand
 from gateway.model.inquiry import EventPage, EventQuery, RecordCheck
 from gateway.model.instant import Instant
 from gateway.model.landscape import Landscape
+from gateway.model.metric import Family
 from gateway.model.outbox import Letter, OutboxView, Waiting
 from gateway.model.premises import Deadline, Identity
 from gateway.model.profile import Profile
 from gateway.model.sheet import Examination, Found, LevelChange, LevelHistory, Refusal, Sheet
-from gateway.model.view import EventView, Outcome, User, WardView
+from gateway.model.view import EventView, Outcome, TokenView, User, WardView
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,37 @@ class OutgoingPort(Protocol):
         ...
 
 
+class TokensPort(Protocol):
+    """API tokens: machines with a role and an end."""
+
+    async def add(self, actor: User, name: str, role: str, days: int) -> str:
+        """A new token, shown once. Raises RefusedError or InputError."""
+        ...
+
+    async def all(self) -> Sequence[TokenView]:
+        """Every token, by name; never the secret."""
+        ...
+
+    async def revoke(self, actor: User, name: str) -> None:
+        """End a token now."""
+        ...
+
+    async def find(self, secret: str, source: str) -> User:
+        """Whose token this is; the name begins with ``TOKEN_ACTOR``. Raises RefusedError, TooOftenError."""
+        ...
+
+    async def used(self, who: User, what: str, source: str) -> None:
+        """Write down that a token changes something, before it does. Raises UnavailableError."""
+        ...
+
+
 class AccountsPort(Protocol):
     """Named users, their roles, the claim code."""
+
+    @property
+    def tokens(self) -> TokensPort:
+        """The API tokens."""
+        ...
 
     async def claim(self, code: str, user: str, password: str) -> User:
         """First login with the claim code: creates the first admin. Raises RefusedError (wrong, expired, too many tries)."""
@@ -335,6 +365,10 @@ class ConsolePort(Protocol):
 
     async def retry_dead_letters(self) -> int:
         """Send what the broker refused again; returns how many messages."""
+        ...
+
+    async def metrics(self) -> Sequence[Family]:
+        """Figures about the gateway and its ward; nothing about a patient."""
         ...
 
     async def bundle(self, device_id: str) -> bytes:

@@ -86,6 +86,7 @@ class Enforcer:
         ):
             self._selector.register(source, selectors.EVENT_READ, ready)
         self._collect_at = 0.0
+        self._complain_at, self._unsaid = 0.0, 0
         self.ended = False
 
     def start(self, timeout_s: float = 30.0) -> None:
@@ -150,7 +151,7 @@ class Enforcer:
             connection, _ = self._listener.accept()
             _pid, uid, _gid = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid != self._peer_uid or len(self._peers) >= _PEERS_MAX:
-                _line(f"<4>wardgate-enforcer: a connection by uid {uid} was refused")
+                self._complain(f"a connection by uid {uid} was refused")
                 connection.close()
                 return
             connection.setblocking(False)
@@ -178,7 +179,7 @@ class Enforcer:
             for body in peer.framer.feed(data):
                 self._answer(peer, parse_request(body))
         except ViolationError as e:
-            _line(f"<4>wardgate-enforcer: a peer broke the protocol: {e}")
+            self._complain(f"a peer broke the protocol: {e}")
             peer.closing = True
             self._send(peer, _refusal(str(e), "speak the four verbs; the connection is closed"))
 
@@ -197,6 +198,16 @@ class Enforcer:
             case WatchRequest():
                 peer.watches = True
                 self._send(peer, {"ok": True, "ringing": self._alarm.reasons(), "held": len(self._book)})
+
+    def _complain(self, what: str) -> None:
+        """One line a second at most: the journal is nobody's to fill."""
+        now = time.monotonic()
+        if now < self._complain_at:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} more like this before)" if self._unsaid else ""
+        self._complain_at, self._unsaid = now + 1.0, 0
+        _line(f"<4>wardgate-enforcer: {what}{more}")
 
     def _send(self, peer: Peer, value: Event | bytes) -> None:
         peer.out += value if isinstance(value, bytes) else frame(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from gateway.model.observation import Reading
@@ -114,3 +115,21 @@ class User:
 
     name: str
     role: str
+
+
+TOKEN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+TOKEN_ROLES = ("metrics", "viewer", "clinical", "biomed", "admin")  # metrics: the figures and nothing else
+TOKEN_DAYS, TOKEN_DAYS_MAX = 90, 366  # a machine's secret is renewed at least once a year
+TOKEN_ACTOR = "token:"  # noqa: S105 - begins the name of whoever asks with an API token; no person's name has a colon
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """An API token as listed, never its secret. ``left_s``: seconds until it ends; ``why_not``: why it does not count now."""
+
+    name: str
+    role: str
+    made_by: str
+    made_utc: str
+    left_s: int
+    why_not: str = ""

@@ -6,7 +6,6 @@ it only knows that an admin changes accounts.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import secrets
@@ -24,7 +23,8 @@ from gateway.ports import AuditPort
 from gateway.store.database import Connection, Database
 from gateway.store.passwords import Passwords, check_password
 from gateway.store.sessions import Sessions, end_sessions_of
-from gateway.store.throttle import Throttle
+from gateway.store.throttle import Throttle, network_of
+from gateway.store.tokens import Tokens
 
 ROLES = ("viewer", "clinical", "biomed", "admin")
 CLAIM_S = 30 * 60
@@ -42,6 +42,7 @@ class Accounts:
         self._passwords = Passwords()
         self._sessions = Sessions(database, clock)
         self._throttle = Throttle()
+        self.tokens = Tokens(database, clock, audit)
 
     # --- the claim code ---
 
@@ -87,7 +88,7 @@ class Accounts:
     async def login(self, user: str, password: str, source: str, doing: str = "logged in") -> User:
         """Check a password. Delays grow for the name and for the source, and end by themselves. ``doing`` goes into the record."""
         name, now_s = user.strip().lower()[:64], self._clock.now().mono_ns / NS_PER_S
-        keys = (f"user {name}", f"source {_network(source)}")
+        keys = (f"user {name}", f"source {network_of(source)}")
         wait_s = max(self._throttle.wait_s(k, now_s) for k in keys)
         if wait_s > 0:
             told = [self._throttle.first_refusal(k) for k in keys]
@@ -128,10 +129,10 @@ class Accounts:
         """Log out."""
         await self._sessions.end(token)
 
-    async def one_time_view(self) -> str:
+    async def one_time_view(self, actor: str = "root") -> str:
         """A token for a one-time link to a read-only view."""
         token = await self._sessions.new_link()
-        await self._record("view-link", "a one-time link to a read-only view was made", "root")
+        await self._record("view-link", f"a one-time link to a read-only view was made by {clean(actor, 64)}", actor)
         return token
 
     async def redeem_view(self, link: str, source: str = "") -> str:
@@ -276,15 +277,3 @@ def _role(role: str) -> str:
     if role not in ROLES:
         raise InputError(f"a role is one of {', '.join(ROLES)}", "take one of them")
     return role
-
-
-def _network(source: str) -> str:
-    """One key for what one attacker has: an IPv4 address, an IPv6 /64."""
-    try:
-        address = ipaddress.ip_address(source.split("%")[0])
-    except ValueError:
-        return clean(source, 64)
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped else str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -5,8 +5,11 @@ A try is charged before it is checked and refunded when it succeeds, so that par
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
+
+from gateway.logs import clean
 
 FREE_TRIES = 3  # typing mistakes cost nothing
 LONGEST_S = 900.0  # a lockout that a person on a ward can sit out; 100 guesses a day are left to an attacker
@@ -65,3 +68,15 @@ class Throttle:
             return False
         entry.told = True
         return True
+
+
+def network_of(source: str) -> str:
+    """One key for what one attacker has: an IPv4 address, an IPv6 /64."""
+    try:
+        address = ipaddress.ip_address(source.split("%")[0])
+    except ValueError:
+        return clean(source, 64)
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped else str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

@@ -1,4 +1,7 @@
-"""Who is asking: the session cookie, the CSRF token, the Origin of a POST; or the peer's uid on the control socket.
+"""Who is asking: the session cookie, the CSRF token, the Origin of a POST; an API token; or the peer's uid on the control socket.
+
+A request with an ``Authorization`` header is a token's and nobody else's: its cookie does not count, and since no browser adds
+such a header by itself it needs neither Origin nor CSRF token. A token reaches the API and the figures, no page.
 
 Fails closed: a request without a proof of who sent it reaches only the routes named ``PUBLIC`` here. Refuses to know passwords.
 """
@@ -7,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
+import re
 import socket
 import struct
 from urllib.parse import quote
@@ -14,7 +19,7 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.errors import RefusedError
+from gateway.errors import RefusedError, TooOftenError
 from gateway.model.view import User
 from gateway.web.desk import DESK, VISITOR, Visitor
 
@@ -23,6 +28,8 @@ _TOKEN_MAX = 128
 PUBLIC = ("/login", "/claim", "/api/v1/health")
 _PUBLIC_UNDER = ("/static/", "/view/")
 _SAFE = ("GET", "HEAD")
+_TOKENS_UNDER = ("/api/", "/metrics")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,128}=*")  # RFC 6750, 2.1
 
 
 def csrf_token(session: str) -> str:
@@ -58,7 +65,9 @@ def check_csrf(request: web.Request, token: str) -> None:
 
 @web.middleware
 async def by_session(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """HTTPS: the visitor is whoever the session cookie says."""
+    """HTTPS: the visitor is whoever the token in the Authorization header, or else the session cookie, says."""
+    if (authorization := request.headers.get("Authorization")) is not None:
+        return await _by_token(request, authorization, handler)
     token = request.cookies.get(COOKIE, "")
     if token and len(token) <= _TOKEN_MAX and (user := await request.app[DESK].accounts.session(token)) is not None:
         request[VISITOR] = Visitor(user, token, csrf_token(token))
@@ -67,6 +76,29 @@ async def by_session(request: web.Request, handler: Handler) -> web.StreamRespon
     if VISITOR not in request and not _public(request.path):
         return _ask_to_log_in(request)
     return await handler(request)
+
+
+async def _by_token(request: web.Request, authorization: str, handler: Handler) -> web.StreamResponse:
+    scheme, _, secret = authorization.partition(" ")
+    if not request.path.startswith(_TOKENS_UNDER):
+        raise RefusedError("a token is for the API, not for a page", "log in on the page")
+    if len(request.headers.getall("Authorization")) != 1 or scheme.lower() != "bearer" or not _TOKEN.fullmatch(secret):
+        return _unknown("Authorization is not a token of this gateway", "send one header: Authorization: Bearer TOKEN")
+    try:
+        user = await request.app[DESK].accounts.tokens.find(secret, request.remote or "")
+    except TooOftenError as e:
+        return web.json_response(
+            {"error": e.what, "remedy": e.remedy}, status=429, headers={"Retry-After": str(math.ceil(e.wait_s))}
+        )
+    except RefusedError as e:
+        return _unknown(e.what, e.remedy)
+    request[VISITOR] = Visitor(user, token=secret)
+    return await handler(request)
+
+
+def _unknown(what: str, remedy: str) -> web.Response:
+    challenge = {"WWW-Authenticate": 'Bearer realm="wardgate", error="invalid_token"'}
+    return web.json_response({"error": what, "remedy": remedy}, status=401, headers=challenge)
 
 
 @web.middleware
@@ -93,7 +125,11 @@ def _public(path: str) -> bool:
 
 
 def _ask_to_log_in(request: web.Request) -> web.StreamResponse:
-    if request.path.startswith(("/api/", "/live")):
-        return web.json_response({"error": "nobody is logged in", "remedy": "log in on the page first"}, status=401)
+    if request.path.startswith(("/api/", "/live", "/metrics")):
+        return web.json_response(
+            {"error": "nobody is logged in", "remedy": "log in on the page first, or send a token"},
+            status=401,
+            headers={"WWW-Authenticate": 'Bearer realm="wardgate"'},
+        )
     onward = f"?next={quote(request.path)}" if request.method == "GET" and request.path != "/" else ""
     return web.Response(status=303, headers={"Location": f"/login{onward}"})

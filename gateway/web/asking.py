@@ -14,6 +14,8 @@ from aiohttp import web
 from gateway.errors import InputError
 from gateway.model.device import DEVICE_ID
 from gateway.model.inquiry import SEVERITIES, TEXT_MAX, EventQuery
+from gateway.web import schema
+from gateway.web.contract import Query
 
 # What people call the kinds of lines, and the kinds in each.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -81,3 +83,14 @@ def _moment(name: str, text: str) -> int | None:
     if not 0 <= seconds < 2**33:
         raise InputError(f"{name} is no time of this age", "write it as 2027-01-31T12:00, in UTC")
     return int(seconds) * _NS
+
+
+_TIME = schema.text(32, 0)
+QUERY: tuple[Query, ...] = (
+    Query("device", "Only of this device", schema.text(63, 0, f"^({DEVICE_ID.pattern})?$")),
+    Query("kind", "Only of these kinds: a group of them, or one kind", {"enum": ["", *GROUPS, *GROUP_OF]}),
+    Query("severity", "At least this loud", {"enum": ["", *SEVERITIES]}),
+    Query("from", "Not before this time (ISO 8601, UTC)", _TIME),
+    Query("to", "Before this time", _TIME),
+    Query("text", "Whose text has this, whatever its case", schema.text(TEXT_MAX, 0)),
+)

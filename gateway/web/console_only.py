@@ -7,17 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from gateway.errors import InputError
-from gateway.web.desk import DESK, operator
+from gateway.web import schema
+from gateway.web.contract import ADMIN, OPERATORS, Route, answers
+from gateway.web.desk import DESK, visitor
 from gateway.web.wire import json_of
-
-
-def routes() -> list[web.RouteDef]:
-    """Beside those of ``gateway.web.api``, on the control socket only."""
-    return [
-        web.post("/api/v1/claim", claim),
-        web.post("/api/v1/users", add_user),
-        web.post("/api/v1/outbox/retry", retry_dead_letters),
-    ]
 
 
 async def claim(request: web.Request) -> web.Response:
@@ -29,7 +22,7 @@ async def claim(request: web.Request) -> web.Response:
 
 async def add_user(request: web.Request) -> web.Response:
     """A user: ``{"name", "password", "role"}``. Whoever asks makes the credential at wardgate-policy itself."""
-    who, body = operator(request), await json_of(request)
+    who, body = visitor(request), await json_of(request)
     name, password, role = (_text(body, key) for key in ("name", "password", "role"))
     user = await request.app[DESK].accounts.add_user(who.user, name, password, role)
     return web.json_response({"user": user.name, "role": user.role})
@@ -37,7 +30,6 @@ async def add_user(request: web.Request) -> web.Response:
 
 async def retry_dead_letters(request: web.Request) -> web.Response:
     """Send what the broker refused again."""
-    operator(request)
     return web.json_response({"retried": await request.app[DESK].console.retry_dead_letters()})
 
 
@@ -46,3 +38,22 @@ def _text(body: Any, key: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= 256:
         raise InputError(f"{key} is missing or is no text of 1 to 256 characters", "send it")
     return value
+
+
+_PERSON = schema.record({"user": schema.WORDS, "role": schema.WORDS})
+_SECRET = schema.text(256)
+_CLAIM = schema.record({"code": _SECRET, "user": _SECRET, "password": _SECRET})
+_USER = schema.record({"name": _SECRET, "password": _SECRET, "role": _SECRET})
+
+TABLE: tuple[Route, ...] = (
+    Route("POST", "/api/v1/claim", claim, "The first admin, with the claim code", ADMIN, answers(_PERSON), takes=_CLAIM,
+          changes=True),
+    Route("POST", "/api/v1/users", add_user, "A new person with a role", ADMIN, answers(_PERSON), takes=_USER, changes=True),
+    Route("POST", "/api/v1/outbox/retry", retry_dead_letters, "Send the dead letters again", OPERATORS,
+          answers(schema.record({"retried": schema.whole(0, 2**63 - 1)})), changes=True),
+)  # fmt: skip
+
+
+def routes() -> list[web.RouteDef]:
+    """Beside those of ``gateway.web.api``, on the control socket only."""
+    return [r.definition() for r in TABLE]

@@ -27,7 +27,7 @@ _NOTICES = 256  # outcomes waiting to be shown once
 class ViewLinks(Protocol):
     """One-time links to a read-only view; the accounts hold them."""
 
-    async def one_time_view(self) -> str:
+    async def one_time_view(self, actor: str = "root") -> str:
         """A new link's token: opaque, 256 bits, single use, short-lived."""
         ...
 
@@ -109,11 +109,12 @@ class Notices:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token."""
+    """Who is asking: the user, and the session (empty on the control socket) with its CSRF token; or the ``token`` that asks."""
 
     user: User
     session: str = ""
     csrf: str = ""
+    token: str = ""
 
     @property
     def operator(self) -> bool:

@@ -15,21 +15,14 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 
 from gateway.model.view import EventView
-from gateway.web.asking import query_of
+from gateway.web.asking import QUERY, query_of
+from gateway.web.contract import ANYONE, Answer, Route
 from gateway.web.desk import DESK
 
 _COLUMNS = ("sequence", "time_utc", "kind", "severity", "device_id", "text")
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets take for a formula, or skip before one
 _FLUSH = 32 * 1024
 _WRITE_S = 30.0  # a client that takes longer for one piece is gone
-
-
-def routes() -> list[web.RouteDef]:
-    """Both files."""
-    return [
-        web.get("/api/v1/events.csv", as_csv, allow_head=False),
-        web.get("/api/v1/events.jsonl", as_json_lines, allow_head=False),
-    ]
 
 
 async def as_csv(request: web.Request) -> web.StreamResponse:
@@ -81,3 +74,16 @@ async def _pieces(events: AsyncIterator[EventView], head: str, line: Callable[[E
             yield "".join(held).encode()
             held, size = [], 0
     yield "".join(held).encode()
+
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/api/v1/events.csv", as_csv, "The record for people as CSV", ANYONE,
+          {200: Answer("A header line and a line an event", {"text/csv": None})}, query=QUERY, heads=False),
+    Route("GET", "/api/v1/events.jsonl", as_json_lines, "The record for people as JSON lines", ANYONE,
+          {200: Answer("An object a line", {"application/jsonl": None})}, query=QUERY, heads=False),
+)  # fmt: skip
+
+
+def routes() -> list[web.RouteDef]:
+    """Both files."""
+    return [r.definition() for r in TABLE]

@@ -38,9 +38,9 @@ def routes() -> list[web.RouteDef]:
     """The page, and what becomes of messages that were kept aside."""
     return [
         web.get("/gateway", gateway),
-        web.post("/gateway/outbox/{id:[0-9]{1,18}}/retry", retry),
-        web.get("/gateway/outbox/{id:[0-9]{1,18}}/discard", ask_discard),
-        web.post("/gateway/outbox/{id:[0-9]{1,18}}/discard", discard),
+        web.post("/gateway/outbox/{id}/retry", retry),
+        web.get("/gateway/outbox/{id}/discard", ask_discard),
+        web.post("/gateway/outbox/{id}/discard", discard),
     ]
 
 
@@ -109,7 +109,7 @@ async def discard(request: web.Request) -> web.Response:
 
 async def _sheet(request: web.Request) -> Sheet:
     outbox = await request.app[DESK].console.outbox()
-    letter = next((x for x in outbox.dead_letters if x.id == int(request.match_info["id"])), None)
+    letter = next((x for x in outbox.dead_letters if x.id == _letter(request)), None)
     if letter is None:
         raise NotFoundError("there is no such message any more", "go back to the Gateway page")
     what = f"{letter.readings} readings are in it; they count as lost then." if letter.readings else "No readings are in it."
@@ -120,10 +120,17 @@ async def _sheet(request: web.Request) -> Sheet:
 async def _done(request: web.Request, *, again: bool) -> web.Response:
     desk, who = request.app[DESK], operator(request)
     check_csrf(request, (await form_of(request)).get("csrf", ""))
-    house, letter = desk.console.house, int(request.match_info["id"])
+    house, letter = desk.console.house, _letter(request)
     try:
         notice = Notice(True, await (house.retry(who.user, letter) if again else house.discard(who.user, letter)))
     except WardgateError as e:
         notice = Notice(False, f"{e.what}; {e.remedy}")
     desk.notices.leave(who.session, notice)
     return web.Response(status=303, headers={"Location": "/gateway#outbox"})
+
+
+def _letter(request: web.Request) -> int:
+    text = request.match_info["id"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise NotFoundError("there is no such message", "go back to the Gateway page")
+    return int(text)

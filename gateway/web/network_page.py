@@ -12,7 +12,8 @@ from aiohttp import web
 
 from gateway import codec
 from gateway.model.landscape import Landscape
-from gateway.web import wording
+from gateway.web import schema, wording
+from gateway.web.contract import ANYONE, Route, answers
 from gateway.web.desk import DESK, visitor
 from gateway.web.drawing import draw, flow_of, names_of
 
@@ -24,7 +25,7 @@ def routes() -> list[web.RouteDef]:
 
 def api_routes() -> list[web.RouteDef]:
     """For scripts, on both doors."""
-    return [web.get("/api/v1/network", as_json)]
+    return [r.definition() for r in TABLE]
 
 
 async def network(request: web.Request) -> web.Response:
@@ -46,7 +47,6 @@ async def network(request: web.Request) -> web.Response:
 
 async def as_json(request: web.Request) -> web.Response:
     """Devices, hosts, each flow with how it passes, what was refused, and the wiring."""
-    visitor(request)
     land: Landscape = await request.app[DESK].console.house.network()
     return web.json_response(codec.to_plain(land))
 
@@ -57,3 +57,9 @@ def wiring_of(found: Mapping[str, object] | None) -> dict[str, Any] | None:
         return None
     empty: dict[str, Any] = {"kind": "", "summary": "", "controls": (), "leaves": (), "ports": (), "findings": ()}
     return {**empty, **found}
+
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/api/v1/network", as_json, "Who may talk to whom now, and what was refused lately", ANYONE,
+          answers(schema.named(Landscape))),
+)  # fmt: skip

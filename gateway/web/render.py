@@ -9,10 +9,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from gateway.web import wording
 from gateway.web.chrome import PAGES, Attention, Chrome, chrome
@@ -22,6 +24,7 @@ from gateway.web.present import Card, Ward
 log = logging.getLogger("wardgate.web")
 
 FRAME = ("attention", "quality")  # the parts of a page that are on every page
+_STILL = 2048  # parts that no time is shown in, kept as HTML: most of fifty cards is the same at every look
 _HERE = Path(__file__).parent
 # bidirectional controls and marks, invisible separators, the zero-width family
 _UNSEEN = dict.fromkeys([0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
@@ -72,6 +75,7 @@ class Renderer:
         env.filters["age"] = wording.duration
         env.globals["asset"] = self._asset_url
         env.globals["pages"] = PAGES
+        env.globals["still"] = lru_cache(_STILL)(lambda name, model: Markup(self.part(name, model)))  # noqa: S704 - escaped by its template
         self._env = env
         card, overview, frame = (env.get_template(n).module for n in ("card.html", "overview.html", "frame.html"))
         self._macro: Mapping[str, Callable[..., str]] = {

@@ -16,13 +16,13 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from gateway import codec
-from gateway.errors import UnavailableError
+from gateway.errors import RefusedError, UnavailableError
 from gateway.model.roles import MAY
-from gateway.model.view import WardView
+from gateway.model.view import DeviceView, WardView
 from gateway.ports import ConsolePort
 from gateway.web import actions
-from gateway.web.desk import DESK, Visitor, WebSettings, visitor
-from gateway.web.present import Card, Deadlines, Ward, present
+from gateway.web.desk import DESK, Desk, Visitor, WebSettings, visitor
+from gateway.web.present import Card, Deadlines, Ward, card, present
 from gateway.web.render import FRAME, Renderer, Slots
 
 log = logging.getLogger("wardgate.web")
@@ -73,6 +73,11 @@ class Hub:
         """The picture now, for a page: same deadlines as the live view, so that a page and its stream agree."""
         return present(self._console.view(), self._deadlines)
 
+    def card(self, device: DeviceView) -> tuple[Card, WardView]:
+        """The same for one device."""
+        view = self._console.view()
+        return card(device, view, self._deadlines), view
+
     async def run(self) -> None:
         """Make pictures until cancelled; one that fails is missing, and every screen says that the view is lost."""
         end = self._console.subscribe(self._changed.set)
@@ -111,11 +116,12 @@ async def live(request: web.Request) -> web.StreamResponse:
     desk, who = request.app[DESK], visitor(request)
     frame_only = request.query.get("cards") == "none"  # pages without cards
     sent: dict[str, str] = {}
+    made: dict[str, tuple[object, str]] = {}
     levels: dict[str, Card] = {}
 
-    def message(_: WardView, ward: Ward, slots: dict[str, str]) -> str:
+    def message(view: WardView, ward: Ward, slots: dict[str, str]) -> str:
         parts = {n: html for n, html in slots.items() if sent.get(n) is not html and not (frame_only and n not in FRAME)}
-        for name, html in () if frame_only else _actions(desk.renderer, who, desk.console.view()).items():
+        for name, html in () if frame_only else _actions(desk.renderer, who, view, made).items():
             if sent.get(name) != html:
                 parts[name] = html
         sent.update(parts)
@@ -145,7 +151,7 @@ async def _stream(
 ) -> web.StreamResponse:
     desk = request.app[DESK]
     loop = asyncio.get_running_loop()
-    async with desk.hub.watching(who.session):
+    async with desk.hub.watching(who.session or who.user.name):
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
         seen, checked = desk.hub.version, loop.time()  # whatever was made before this moment may be old
@@ -154,9 +160,9 @@ async def _stream(
             await response.write(b"retry: 1000\n\n")
             while True:
                 seen, view, ward, slots = await desk.hub.next(seen)
-                if who.session and loop.time() - checked > _CHECK_S:
+                if loop.time() - checked > _CHECK_S:
                     checked = loop.time()
-                    if await desk.accounts.session(who.session) is None:
+                    if not await _lasts(desk, who, request.remote or ""):
                         break
                 data = f"event: {kind}\nid: {seen}\ndata: {message(view, ward, slots)}\n\n".encode()
                 async with asyncio.timeout(_WRITE_S):
@@ -164,21 +170,34 @@ async def _stream(
         return response
 
 
-def _actions(renderer: Renderer, who: Visitor, view: WardView) -> dict[str, str]:
-    """The actions of each device for this visitor: they depend on the role and on the session's token."""
+async def _lasts(desk: Desk, who: Visitor, source: str) -> bool:
+    """Whether who looks may still look: a session or a token ends, the control socket's uid does not."""
+    if who.token:
+        try:
+            await desk.accounts.tokens.find(who.token, source)
+        except RefusedError:
+            return False
+    return not who.session or await desk.accounts.session(who.session) is not None
+
+
+def _actions(renderer: Renderer, who: Visitor, view: WardView, made: dict[str, tuple[object, str]]) -> dict[str, str]:
+    """The actions of each device for this visitor: they depend on the role and the session's token."""
     if not any(who.user.role in roles for roles in MAY.values()):
         return {}
-    offered = {d.id: actions.offers(d, who.user.role) for d in view.devices}
-    return {f"{d}/actions": renderer.part("actions", d, o, who.csrf) for d, o in offered.items()}
+    for d in view.devices:
+        offered = actions.offers(d, who.user.role)
+        if made.get(d.id, (None,))[0] != offered:
+            made[d.id] = offered, renderer.part("actions", d.id, offered, who.csrf)
+    return {f"{d.id}/actions": made[d.id][1] for d in view.devices}
 
 
 def _announce(before: dict[str, Card], ward: Ward) -> str:
     """What a screen reader says: devices whose level or tone changed since this stream's last picture."""
     changes = []
-    for card in ward.cards:
-        old = before.get(card.id)
-        if old is not None and (old.tone, old.level.level) != (card.tone, card.level.level):
-            changes.append(f"{card.main.name}: level {card.level.level}, {card.level.verdict}. {card.main.reason}")
+    for c in ward.cards:
+        old = before.get(c.id)
+        if old is not None and (old.tone, old.level.level) != (c.tone, c.level.level):
+            changes.append(f"{c.main.name}: level {c.level.level}, {c.level.verdict}. {c.main.reason}")
     before.clear()
     before.update({c.id: c for c in ward.cards})
     return " ".join(changes[:5])

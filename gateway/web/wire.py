@@ -91,7 +91,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _answer(request: web.Request, status: int, what: str, remedy: str) -> web.Response:
-    if request.path.startswith(("/api/", "/live")) or request.app[DESK].renderer.plain:
+    if request.path.startswith(("/api/", "/live", "/metrics")) or request.app[DESK].renderer.plain:
         return web.json_response({"error": what, "remedy": remedy}, status=status)
     found = request.get(VISITOR)
     page = request.app[DESK].renderer.note(found, what=what, remedy=remedy)

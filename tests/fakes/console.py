@@ -12,13 +12,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from gateway.errors import InputError, RefusedError
+from gateway.errors import InputError, RefusedError, TooOftenError
 from gateway.model.device import DeviceState, next_state
 from gateway.model.event import OperatorCommand
 from gateway.model.instant import Instant
+from gateway.model.metric import Family, Kind, Sample
 from gateway.model.observation import Reading
 from gateway.model.outbox import DeadLetter, OutboxView
-from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
+from gateway.model.view import (
+    TOKEN_ACTOR,
+    TOKEN_DAYS_MAX,
+    TOKEN_NAME,
+    TOKEN_ROLES,
+    DeviceView,
+    EventView,
+    FunctionView,
+    GatewayView,
+    Outcome,
+    PartView,
+    TokenView,
+    User,
+    WardView,
+)
 from gateway.picture import proposed_view
 from tests.fakes.dossiers import FakeDossiers
 from tests.fakes.house import FakeHouse
@@ -26,6 +41,7 @@ from tests.fakes.policy import FakeHoldings, FakePolicy
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
+_PEOPLE = {"admin": ("admin-1",), "biomed": ("bea",), "clinical": ("carl", "cleo"), "viewer": ("vic",)}
 
 
 def now_ms() -> int:
@@ -129,6 +145,14 @@ class FakeConsole:
         """One."""
         return 1
 
+    async def metrics(self) -> Sequence[Family]:
+        """Two of them."""
+        devices = tuple(Sample(1, (("state", d.state), ("level", str(d.level)))) for d in self.devices.values())
+        return [
+            Family("wardgate_devices", Kind.GAUGE, "Devices by state and level.", devices),
+            Family("wardgate_quotes", Kind.COUNTER, 'Quotes of the TPM: 100 % "ours".', (Sample(798),)),
+        ]
+
     async def bundle(self, device_id: str) -> bytes:
         """Some CBOR."""
         if self.devices[device_id].level == 0:
@@ -205,17 +229,61 @@ class FakeConsole:
         )
 
 
+class FakeTokens:
+    """``TokensPort`` in memory; ``uses`` is what was written down; three wrong tokens, then a wait."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, TokenView] = {}
+        self.uses: list[str] = []
+        self.wrong = 0
+
+    async def add(self, actor: User, name: str, role: str, days: int) -> str:
+        """A token."""
+        if actor.role != "admin" or actor.name.startswith(TOKEN_ACTOR):
+            raise RefusedError("only an admin changes tokens", "ask an admin")
+        if role not in TOKEN_ROLES or not 1 <= days <= TOKEN_DAYS_MAX or not TOKEN_NAME.fullmatch(name):
+            raise InputError("that cannot be", "take another")
+        secret = f"wgt_{secrets.token_urlsafe(32)}"
+        self.known[secret] = TokenView(name, role, actor.name, "2027-01-15T08:00:00+00:00", days * 86_400)
+        return secret
+
+    async def all(self) -> Sequence[TokenView]:
+        """All."""
+        return list(self.known.values())
+
+    async def revoke(self, actor: User, name: str) -> None:
+        """Gone."""
+        self.known = {s: t for s, t in self.known.items() if t.name != name}
+
+    async def find(self, secret: str, source: str) -> User:
+        """Whose it is."""
+        if (found := self.known.get(secret)) is not None:
+            return User(f"{TOKEN_ACTOR}{found.name}", found.role)
+        self.wrong += 1
+        if self.wrong > 3:
+            raise TooOftenError("too many wrong tokens", "try again in 2 s", 1.5)
+        raise RefusedError("this token is unknown or was revoked", "make a new one")
+
+    async def used(self, who: User, what: str, source: str) -> None:
+        """Remember."""
+        self.uses.append(f"{who.name}: {what}")
+
+
 class FakeAccounts:
     """``Accounts``: in memory, with the product's rules: one claim code, refused after three wrong passwords, links used once."""
 
     def __init__(self, claimed: bool = True) -> None:
         self.code: str | None = None if claimed else CLAIM
         self.people = (
-            {n: (PASSWORD, r) for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("carl", "clinical"), ("vic", "viewer"))}
+            {
+                n: (PASSWORD, r)
+                for n, r in (("admin-1", "admin"), ("bea", "biomed"), ("carl", "clinical"), ("cleo", "clinical"), ("vic", "viewer"))
+            }
             if claimed
             else {}
         )
         self.sessions: dict[str, User] = {}
+        self.tokens = FakeTokens()
         self.links: set[str] = set()
         self.wrong: dict[str, int] = {}
 
@@ -299,7 +367,7 @@ class FakeAccounts:
             raise RefusedError(f"{name} is the last admin", "make someone else admin first")
         del self.people[name]
 
-    async def one_time_view(self) -> str:
+    async def one_time_view(self, actor: str = "root") -> str:
         """A link's token."""
         token = secrets.token_urlsafe(32)
         self.links.add(token)

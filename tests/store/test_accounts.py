@@ -13,11 +13,10 @@ from gateway.model.effect import Record
 from gateway.model.instant import Instant
 from gateway.model.view import User
 from gateway.ports import Recorded
-from gateway.store import accounts as accounts_module
 from gateway.store.accounts import ALPHABET, Accounts
 from gateway.store.audit import AuditLog
 from gateway.store.database import Database
-from gateway.store.throttle import LONGEST_S, MOST_KEYS, Throttle
+from gateway.store.throttle import LONGEST_S, MOST_KEYS, Throttle, network_of
 from tests.store.conftest import HandClock
 
 GOOD = "the pump hums at night"
@@ -334,4 +333,4 @@ def test_the_throttle_forgets_and_stays_small() -> None:
     assert throttle.wait_s("x", 39.0) == LONGEST_S
     throttle.charge("x", 39.0 + 3601)
     assert throttle.wait_s("x", 39.0 + 3601) == 0
-    assert accounts_module._network("::ffff:10.0.0.1") == "10.0.0.1"
+    assert network_of("::ffff:10.0.0.1") == "10.0.0.1"
