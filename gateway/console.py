@@ -20,6 +20,7 @@ from gateway.confirmed import confirmed_document, with_broker
 from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
 from gateway.identity import identify, way_back
+from gateway.machines import within_a_token
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
@@ -35,7 +36,6 @@ from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort, DossierPort, HoldingsPort, HousePort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
-TOKEN_VERBS = ("attest", "add")  # asking for evidence; proposing what then gets nothing until a person accepts it
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
 _READINGS = 12  # quantities of a device in the picture, each with its newest value
@@ -219,7 +219,7 @@ class Console:
     async def command(self, command: OperatorCommand) -> Outcome:
         """Check the role, confirm what needs confirming, then let the engine decide."""
         if command.actor.startswith(TOKEN_ACTOR):
-            _within_a_token(command)
+            within_a_token(command, MAY)
         command = await self._as_person(command)
         allowed = MAY.get(command.verb)
         if allowed is None:
@@ -415,16 +415,6 @@ class Console:
         )
         await self._conductor.emit(event)
         await self._reassign()
-
-
-def _within_a_token(command: OperatorCommand) -> None:
-    """A token never does what needs a person: a password at wardgate-policy, a reason on a repair, a second pair of eyes."""
-    if command.verb in MAY and command.verb not in TOKEN_VERBS:
-        raise RefusedError(
-            f"a token may not {command.verb}: a person answers for it", "log in on the page, or use the command line"
-        )
-    if command.secret or command.argument("as"):
-        raise RefusedError("a token acts for itself and for nobody else", "leave out the secret and the name")
 
 
 def _next(device: Device, verb: str) -> DeviceState:

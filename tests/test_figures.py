@@ -12,9 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
 from gateway import figures
-from gateway.console import _within_a_token
+from gateway.console import ROLES
 from gateway.engine import Engine
 from gateway.errors import RefusedError
+from gateway.machines import within_a_token
 from gateway.meters import DENIED, Meters, Spread
 from gateway.model.effect import Severity
 from gateway.model.event import EvidenceArrived, EvidenceFailed, OperatorCommand
@@ -164,14 +165,14 @@ def test_an_empty_ward_has_figures_too() -> None:
 @pytest.mark.parametrize("verb", ["accept", "enforce", "observe", "suspend", "remove", "break-glass", "service", "undo"])
 def test_a_token_never_does_what_a_person_answers_for(verb: str) -> None:
     with pytest.raises(RefusedError, match="a person answers for it"):
-        _within_a_token(OperatorCommand("token:ci", "admin", verb, "pump-1", ()))
+        within_a_token(OperatorCommand("token:ci", "admin", verb, "pump-1", ()), ROLES)
 
 
 def test_a_token_acts_for_itself_alone() -> None:
-    _within_a_token(OperatorCommand("token:ci", "biomed", "attest", "pump-1", ()))
+    within_a_token(OperatorCommand("token:ci", "biomed", "attest", "pump-1", ()), ROLES)
     for command in (
         OperatorCommand("token:ci", "admin", "attest", "pump-1", (("as", "anna"),)),
         OperatorCommand("token:ci", "admin", "attest", "pump-1", (), "a password"),
     ):
         with pytest.raises(RefusedError, match="for itself"):
-            _within_a_token(command)
+            within_a_token(command, ROLES)

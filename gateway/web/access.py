@@ -92,6 +92,8 @@ async def _by_token(request: web.Request, authorization: str, handler: Handler) 
         )
     except RefusedError as e:
         return _unknown(e.what, e.remedy)
+    if request.match_info.http_exception is None and getattr(request.match_info.handler, "entry", None) is None:
+        raise RefusedError("a token may not do this", "log in on the page")  # a route outside the tables has no say for tokens
     request[VISITOR] = Visitor(user, token=secret)
     return await handler(request)
 

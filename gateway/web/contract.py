@@ -6,6 +6,7 @@ around it. Refuses to know what any route does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -64,6 +65,11 @@ class Route:
     changes: bool = False
     people: bool = False
     heads: bool = True  # a HEAD gets what a GET would
+
+    @property
+    def template(self) -> str:
+        """The path without the patterns of its parts: ``/a/{id}``."""
+        return re.sub(r"{([a-z_]+):(?:[^{}]|{[^{}]*})*}", r"{\1}", self.path)
 
     def definition(self) -> web.RouteDef:
         """For ``add_routes``: the handler behind its guard; the guard carries this entry as ``entry``."""

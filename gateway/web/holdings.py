@@ -13,8 +13,9 @@ from aiohttp import web
 
 from gateway.errors import InputError
 from gateway.model.device import DEVICE_ID
-from gateway.web.access import check_csrf
-from gateway.web.desk import DESK, Visitor, operator
+from gateway.web import schema
+from gateway.web.contract import JSON, OPERATORS, Answer, Route, answers
+from gateway.web.desk import DESK, Visitor, visitor
 from gateway.web.wire import json_of
 
 _ENDORSEMENT_MAX = 64 * 1024  # characters; ours have a thousand
@@ -22,21 +23,8 @@ _FILE_MAX = 1024 * 1024  # bytes; base64 makes a third more of it
 _BODY_MAX = 1536 * 1024
 
 
-def routes() -> list[web.RouteDef]:
-    """Under /api/v1; all of them for operators."""
-    return [
-        web.get("/api/v1/references", references),
-        web.post("/api/v1/references/import", import_references),
-        web.post("/api/v1/references/rollback", rollback_references),
-        web.get("/api/v1/cache", cached),
-        web.post("/api/v1/cache/import", import_cached),
-        web.get("/api/v1/devices/{id}/learned", learned),
-    ]
-
-
 async def references(request: web.Request) -> web.Response:
     """Each device's anchors and reference values, and the imports that can be taken back."""
-    operator(request)
     return web.json_response(dict(await request.app[DESK].console.holdings.references()))
 
 
@@ -58,7 +46,6 @@ async def rollback_references(request: web.Request) -> web.Response:
 
 async def cached(request: web.Request) -> web.Response:
     """What is cached, with ``good_until_utc`` and ``left_s``."""
-    operator(request)
     return web.json_response(dict(await request.app[DESK].console.holdings.cached()))
 
 
@@ -77,16 +64,13 @@ async def import_cached(request: web.Request) -> web.Response:
 
 async def learned(request: web.Request) -> web.Response:
     """The draft of a profile with the flows that were seen while a device was observed."""
-    operator(request)
     device_id = _device_id(request.match_info["id"])
     return web.json_response(dict(await request.app[DESK].console.holdings.learned(device_id)))
 
 
 async def _asked(request: web.Request, known: set[str]) -> tuple[Visitor, dict[str, Any]]:
-    """An operator's request with its body. Raises RefusedError or InputError."""
-    who = operator(request)
-    if who.session:
-        check_csrf(request, request.headers.get("X-CSRF-Token", ""))
+    """Who asks, and the body. Raises InputError."""
+    who = visitor(request)
     body = await json_of(request.clone(client_max_size=_BODY_MAX))
     if unknown := sorted(body.keys() - known):
         raise InputError(f"this request has no {', '.join(unknown)[:100]}", f"send {', '.join(sorted(known))} only")
@@ -97,3 +81,28 @@ def _device_id(value: object) -> str:
     if not isinstance(value, str) or (value and not DEVICE_ID.fullmatch(value)):
         raise InputError("a device id is [a-z0-9-]{1,63}", "see the ward for the devices there are")
     return value
+
+
+_ID = schema.text(63, 0, f"^({DEVICE_ID.pattern})?$")
+_BASE64 = schema.text(_FILE_MAX * 4 // 3 + 4, 4, "^[A-Za-z0-9+/]*={0,2}$")
+_UNPROVEN = {422: Answer("It does not prove itself to this gateway", {JSON: schema.ERROR})}
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/api/v1/references", references, "Anchors and reference values of each device", OPERATORS,
+          answers(schema.OBJECT)),
+    Route("POST", "/api/v1/references/import", import_references, "Take a maker's endorsement", OPERATORS,
+          {**answers(schema.OBJECT), **_UNPROVEN},
+          takes=schema.record({"endorsement": schema.text(_ENDORSEMENT_MAX)}, {"device_id": _ID}), changes=True, people=True),
+    Route("POST", "/api/v1/references/rollback", rollback_references, "Take the newest import back", OPERATORS,
+          answers(schema.OBJECT), takes=schema.record({}, {"device_id": _ID}), changes=True, people=True),
+    Route("GET", "/api/v1/cache", cached, "What is cached, and until when it is good", OPERATORS, answers(schema.OBJECT)),
+    Route("POST", "/api/v1/cache/import", import_cached, "Take a file that proves itself", OPERATORS,
+          {**answers(schema.OBJECT), **_UNPROVEN}, takes=schema.record({"file": _BASE64}), changes=True, people=True),
+    Route("GET", "/api/v1/devices/{id}/learned", learned, "A draft of a profile from what was seen", OPERATORS,
+          answers(schema.OBJECT)),
+)  # fmt: skip
+
+
+def routes() -> list[web.RouteDef]:
+    """Under /api/v1."""
+    return [r.definition() for r in TABLE]

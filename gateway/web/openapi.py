@@ -14,7 +14,6 @@ from gateway.model.device import DEVICE_ID
 from gateway.web import schema
 from gateway.web.contract import JSON, METERS, OPEN, Answer, Route
 
-_ERROR = schema.record({"error": schema.WORDS, "remedy": schema.WORDS})
 _PATH = {"id": {"type": "string", "pattern": f"^{DEVICE_ID.pattern}$"}}
 _NAME = {"type": "string", "minLength": 1, "maxLength": 64}
 _COMMON = {
@@ -35,16 +34,16 @@ def document(entries: Iterable[Route], gateway: str, version: str) -> dict[str, 
     """The document for these routes. ``gateway``: the gateway's name; ``version``: of the program."""
     kinds: dict[str, type] = {}
     paths: dict[str, Any] = {}
-    for route in sorted(entries, key=lambda r: (r.path, r.method)):
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, kinds)
+    for route in sorted(entries, key=lambda r: (r.template, r.method)):
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, kinds)
         if route.method == "GET" and route.heads:
             head = _operation(route, kinds)
             head["summary"] += " (its headers only)"
             for answer in head["responses"].values():
                 if "content" in answer:
                     del answer["content"]
-            paths[route.path]["head"] = head
-    schemas: dict[str, Any] = {"Error": _ERROR}
+            paths[route.template]["head"] = head
+    schemas: dict[str, Any] = {"Error": schema.ERROR}
     while missing := kinds.keys() - schemas.keys():
         for name in sorted(missing):
             schemas[name] = _resolved(schema.body_of(kinds[name]), kinds)
@@ -73,7 +72,7 @@ def document(entries: Iterable[Route], gateway: str, version: str) -> dict[str, 
 
 
 def _operation(route: Route, kinds: dict[str, type]) -> dict[str, Any]:
-    names = re.findall(r"{([a-z_]+)}", route.path)
+    names = re.findall(r"{([a-z_]+)}", route.template)
     parameters = [{"name": n, "in": "path", "required": True, "schema": dict(_PATH.get(n, _NAME))} for n in names]
     parameters += [{"name": q.name, "in": "query", "description": q.text, "schema": dict(q.schema)} for q in route.query]
     found: dict[str, Any] = {"summary": route.summary, "responses": _responses(route, kinds)}

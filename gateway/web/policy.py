@@ -11,8 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from gateway.errors import InputError
-from gateway.web.access import check_csrf
-from gateway.web.desk import DESK, Visitor, operator, visitor
+from gateway.web import schema
+from gateway.web.contract import ANYONE, OPERATORS, Route, answers
+from gateway.web.desk import DESK, Visitor, visitor
 from gateway.web.wire import json_of
 
 PROFILE_BYTES = 128 * 1024  # the text of a profile has 64 KiB at most; JSON's escapes make it longer
@@ -20,19 +21,8 @@ _PROFILE_MAX, _SECRET_MAX, _CUTS_MAX = 64 * 1024, 256, 1000
 _DEFAULT_MINUTES = 10.0
 
 
-def routes() -> list[web.RouteDef]:
-    """Under /api/v1/policy."""
-    return [
-        web.get("/api/v1/policy", state),
-        web.post("/api/v1/policy/apply", apply),
-        web.post("/api/v1/policy/confirm", confirm),
-        web.post("/api/v1/policy/rollback", rollback),
-    ]
-
-
 async def state(request: web.Request) -> web.Response:
     """The profiles in force; ``pending`` (null, or who applied what, with ``left_s``); whether there is a ``previous`` policy."""
-    visitor(request)
     return web.json_response(dict(await request.app[DESK].console.policy.state()))
 
 
@@ -66,10 +56,8 @@ async def rollback(request: web.Request) -> web.Response:
 
 
 async def _asked(request: web.Request, known: set[str]) -> tuple[Visitor, dict[str, Any]]:
-    """An operator's request with its body. Raises RefusedError or InputError."""
-    who = operator(request)
-    if who.session:
-        check_csrf(request, request.headers.get("X-CSRF-Token", ""))
+    """Who asks, and the body. Raises InputError."""
+    who = visitor(request)
     body = await json_of(request.clone(client_max_size=PROFILE_BYTES))
     if unknown := sorted(body.keys() - known):
         raise InputError(f"this request has no {', '.join(unknown)[:100]}", f"send {', '.join(sorted(known))} only")
@@ -88,3 +76,27 @@ def _cuts(body: dict[str, Any]) -> list[str]:
     if not isinstance(named, list) or len(named) > _CUTS_MAX or not all(isinstance(n, str) and len(n) <= 200 for n in named):
         raise InputError("cut_vital is a list of names", "send device.function for each vital flow that may be cut")
     return named
+
+
+_CUTS = {"type": "array", "maxItems": _CUTS_MAX, "items": schema.text(200, 0)}
+_SECRET = schema.text(_SECRET_MAX, 0)
+_APPLY = schema.record(
+    {"profile": schema.text(_PROFILE_MAX)},
+    {"minutes": {"type": "number"}, "cut_vital": _CUTS, "secret": _SECRET, "prepare": schema.FLAG},
+)
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/api/v1/policy", state, "The profiles in force, and what waits for its confirmation", ANYONE,
+          answers(schema.OBJECT)),
+    Route("POST", "/api/v1/policy/apply", apply, "Try a profile for some minutes, or only say what it would change", OPERATORS,
+          answers(schema.OBJECT), takes=_APPLY, changes=True, people=True),
+    Route("POST", "/api/v1/policy/confirm", confirm, "Keep what is being tried", OPERATORS, answers(schema.OBJECT),
+          takes=schema.record({}, {"secret": _SECRET}), changes=True, people=True),
+    Route("POST", "/api/v1/policy/rollback", rollback, "Go back to the policy before", OPERATORS, answers(schema.OBJECT),
+          takes=schema.record({}, {"secret": _SECRET, "cut_vital": _CUTS}), changes=True, people=True),
+)  # fmt: skip
+
+
+def routes() -> list[web.RouteDef]:
+    """Under /api/v1/policy."""
+    return [r.definition() for r in TABLE]

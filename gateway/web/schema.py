@@ -18,6 +18,7 @@ Schema = dict[str, Any]
 ANY: Schema = {}
 FLAG: Schema = {"type": "boolean"}
 WORDS: Schema = {"type": "string"}
+OBJECT: Schema = {"type": "object"}  # whose fields are told elsewhere
 PLACE: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
 
@@ -94,3 +95,6 @@ def body_of(kind: type) -> Schema:
     schema = record({"type": {"const": kind.__name__}, **fields})
     doc = (kind.__doc__ or "").split("\n\n")[0].strip()
     return {"description": doc, **schema} if doc else schema
+
+
+ERROR = record({"error": WORDS, "remedy": WORDS})

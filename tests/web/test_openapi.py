@@ -29,15 +29,16 @@ from schemathesis.specs.openapi.checks import (
 from gateway import codec
 from gateway.model import view as view_module
 from gateway.model.outbox import OutboxView
-from gateway.web import api, console_only, schema
+from gateway.web import console_only, schema
 from gateway.web.access import COOKIE, csrf_token
+from gateway.web.contract import entry_of
 from gateway.web.desk import WebSettings
 from gateway.web.openapi import document
 from gateway.web.server import build, build_control
 from tests.fakes.console import FakeAccounts, FakeConsole
 from tests.web.conftest import Door
 
-EXAMPLES = 10  # of each operation, right and wrong: about a thousand requests in all
+EXAMPLES = 6  # of each operation, right and wrong: about a thousand requests in all
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
@@ -49,8 +50,19 @@ CHECKS = [
 ENDLESS = "/api/v1/events/stream"  # never ends; tests/web/test_api.py reads it
 
 
-def _document(*tables: tuple[Any, ...]) -> dict[str, Any]:
-    return document([r for table in tables for r in table], "Ward 7 East", "0.1.0")
+def _document(app: web.Application) -> dict[str, Any]:
+    entries = {id(e): e for r in app.router.routes() if (e := entry_of(r)) is not None}
+    return document(entries.values(), "Ward 7 East", "0.1.0")
+
+
+def _page() -> web.Application:
+    return build(FakeConsole(), FakeAccounts())
+
+
+def _control(settings: WebSettings | None = None) -> web.Application:
+    app = build_control(FakeConsole(), FakeAccounts(claimed=False), settings)
+    app.add_routes(console_only.routes())
+    return app
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -65,7 +77,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def test_the_document_is_whole() -> None:
-    found = _document(api.TABLE, console_only.TABLE)
+    found = _document(_control())
     json.dumps(found)  # nothing of ours is left in it
     assert found["openapi"] == "3.1.0"
     for reference in _references(found):
@@ -94,7 +106,7 @@ async def test_the_gateway_serves_it_and_it_names_every_route(door: Door) -> Non
     "value", [FakeConsole().view(), asyncio.run(FakeConsole().outbox()), view_module.TokenView("a", "viewer", "b", "c", 1)]
 )
 def test_a_model_and_its_schema_agree(value: object) -> None:
-    schemas = _document(api.TABLE)["components"]["schemas"]
+    schemas = _document(_page())["components"]["schemas"]
     whole = {"$ref": f"#/components/schemas/{type(value).__name__}", "components": {"schemas": schemas}}
     plain = codec.to_plain(value)
     jsonschema.validate(plain, whole)
@@ -169,17 +181,17 @@ def _exercise(base: str, found: dict[str, Any], headers: dict[str, str]) -> set[
 def test_the_pages_api_keeps_its_word() -> None:
     accounts = FakeAccounts()
     session = asyncio.run(_session(accounts))
-    with _served(build(FakeConsole(), accounts)) as base:
+    app = build(FakeConsole(), accounts)
+    with _served(app) as base:
         headers = {"Cookie": f"{COOKIE}={session}", "Origin": base, "X-CSRF-Token": csrf_token(session)}
-        seen = _exercise(base, _document(api.TABLE), headers)
+        seen = _exercise(base, _document(app), headers)
     _well_exercised(seen)
 
 
 def test_the_control_sockets_api_keeps_its_word() -> None:
-    app = build_control(FakeConsole(), FakeAccounts(claimed=False), WebSettings(uids=frozenset({-1})))  # -1: no unix socket
-    app.add_routes(console_only.routes())
+    app = _control(WebSettings(uids=frozenset({-1})))  # -1: no unix socket
     with _served(app) as base:
-        seen = _exercise(base, _document(api.TABLE, console_only.TABLE), {})
+        seen = _exercise(base, _document(app), {})
     _well_exercised(seen)
     assert {p for _, p, _ in seen} >= {r.path for r in console_only.TABLE}
 

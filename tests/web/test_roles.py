@@ -56,6 +56,16 @@ API = (
     Row("POST", "/api/v1/tokens", ADMIN, (), json=_TOKEN),
     Row("DELETE", "/api/v1/tokens/{name}", ADMIN, (), path="/api/v1/tokens/old"),
     Row("GET", "/metrics", tokens=TOKENS),
+    Row("GET", "/api/v1/policy"),
+    Row("POST", "/api/v1/policy/apply", OPERATORS, (), json={"profile": "x", "prepare": True}),
+    Row("POST", "/api/v1/policy/confirm", OPERATORS, (), json={"more": 1}),
+    Row("POST", "/api/v1/policy/rollback", OPERATORS, (), json={"more": 1}),
+    Row("GET", "/api/v1/references", OPERATORS, OPERATORS),
+    Row("POST", "/api/v1/references/import", OPERATORS, (), json={"endorsement": "{}"}),
+    Row("POST", "/api/v1/references/rollback", OPERATORS, (), json={}),
+    Row("GET", "/api/v1/cache", OPERATORS, OPERATORS),
+    Row("POST", "/api/v1/cache/import", OPERATORS, (), json={"file": "AAAA"}),
+    Row("GET", "/api/v1/devices/{id}/learned", OPERATORS, OPERATORS, path="/api/v1/devices/pump-1/learned"),
 )
 PAGES = (
     Row("GET", "/", tokens=()),
@@ -100,7 +110,7 @@ def test_every_route_of_the_api_is_a_table_entry() -> None:
             if path.startswith(("/api/", "/metrics")):
                 entry = entry_of(route)
                 assert entry is not None, f"{path} has no entry in a TABLE"
-                assert entry.path == path
+                assert entry.template == path
                 assert entry.changes or route.method in ("GET", "HEAD"), f"{route.method} {path} needs `changes`"
 
 
