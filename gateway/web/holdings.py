@@ -68,6 +68,16 @@ async def learned(request: web.Request) -> web.Response:
     return web.json_response(dict(await request.app[DESK].console.holdings.learned(device_id)))
 
 
+async def assign(request: web.Request) -> web.Response:
+    """Label a device's readings with a patient's token: ``{"token"}``; empty: nobody's."""
+    who, body = await _asked(request, {"token"})
+    token = body.get("token", "")
+    if not isinstance(token, str):
+        raise InputError("token is no text", "send a token, or an empty text to end it")
+    device_id = _device_id(request.match_info["id"])
+    return web.json_response(dict(await request.app[DESK].console.holdings.assign(who.user, device_id, token)))
+
+
 async def _asked(request: web.Request, known: set[str]) -> tuple[Visitor, dict[str, Any]]:
     """Who asks, and the body. Raises InputError."""
     who = visitor(request)
@@ -100,6 +110,8 @@ TABLE: tuple[Route, ...] = (
           {**answers(schema.OBJECT), **_UNPROVEN}, takes=schema.record({"file": _BASE64}), changes=True, people=True),
     Route("GET", "/api/v1/devices/{id}/learned", learned, "A draft of a profile from what was seen", OPERATORS,
           answers(schema.OBJECT)),
+    Route("POST", "/api/v1/devices/{id}/assign", assign, "Label a device's readings with a patient's token", OPERATORS,
+          answers(schema.OBJECT), takes=schema.record({"token": schema.text(128, 0)}), changes=True, people=True),
 )  # fmt: skip
 
 
