@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_device
+from gateway import cli_device, cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -146,23 +146,6 @@ def _audit_export(o: argparse.Namespace) -> int:
     return 0
 
 
-def _policy_check(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import check_profiles
-
-    document, lines = check_profiles([Path(f) for f in o.files], o.config)
-    _say(o, document, lines)
-    return 0
-
-
-def _policy_failures(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import failures
-    from gateway.config import read_config
-
-    document, lines = failures(read_config(o.config))
-    _say(o, document, lines)
-    return 0
-
-
 # --- through the daemon ---
 
 
@@ -212,11 +195,20 @@ def _device_show(o: argparse.Namespace) -> int:
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
         arguments = {k: str(v) for k in ("minutes", "reason", "function", "difference") if (v := getattr(o, k, None)) is not None}
+        if getattr(o, "anyway", False):
+            arguments["anyway"] = "yes"
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
-        _say(o, outcome, [outcome["text"]])
+        _say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
         return 0 if outcome["ok"] else 1
 
     return command
+
+
+def _ask(o: argparse.Namespace, verb: str, device_id: str, arguments: dict[str, str]) -> int:
+    """Carry out a command of the daemon, as the person who is named."""
+    outcome = _control(o).command(verb, device_id, arguments, user=o.user, password=_password(o))
+    _say(o, outcome, [outcome["text"]])
+    return 0 if outcome["ok"] else 1
 
 
 def _device_add(o: argparse.Namespace) -> int:
@@ -225,9 +217,7 @@ def _device_add(o: argparse.Namespace) -> int:
         "addresses": ",".join(o.ip or ([o.address] if o.bus != "ble" else [])), "passkey": o.passkey or "",
         "endorsement": _read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
     }  # fmt: skip
-    outcome = _control(o).command("add", o.id, arguments, user=o.user, password=_password(o))
-    _say(o, outcome, [outcome["text"]])
-    return 0 if outcome["ok"] else 1
+    return _ask(o, "add", o.id, arguments)
 
 
 def _user_add(o: argparse.Namespace) -> int:
@@ -414,6 +404,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
     p = add("outbox", _outbox, "what still has to leave, what was lost, what the broker refuses")
     p.add_argument("--retry", action="store_true", help="send the dead letters again")
+    cli_messages.register(add, commands, common, _ask)
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")
@@ -465,6 +456,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
-    policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
-    add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
-    add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)
+    from gateway import cli_holdings, cli_policy
+
+    tools = cli_policy.Tools(_say, _control, _password, person)
+    cli_policy.register(add, commands, common, tools)
+    cli_holdings.register(add, commands, common, tools)

@@ -21,6 +21,7 @@ from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import proposed_view
 from tests.fakes.dossiers import FakeDossiers
+from tests.fakes.policy import FakeHoldings, FakePolicy
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
@@ -37,11 +38,13 @@ class FakeConsole:
     def __init__(self) -> None:
         self.commands: list[OperatorCommand] = []
         self.password = PASSWORD
+        self.policy, self.holdings = FakePolicy(PASSWORD), FakeHoldings()
         self._listeners: list[Callable[[], None]] = []
         self._lease_ends: dict[str, int] = {}
         self._certificate_ends: dict[str, int] = {}
         self._events: list[EventView] = []
         self.dossiers = FakeDossiers(self)
+        self.identity: tuple[str, ...] = ()
         self.mute = False  # nobody is told: what a hung gateway looks like
         self.parts = {
             "tpm": (True, "quotes in 0.3 s"),
@@ -80,6 +83,8 @@ class FakeConsole:
 
     async def command(self, command: OperatorCommand) -> Outcome:
         """Carry out what the product would: the table of transitions, the password for what changes policy."""
+        if command.argument("prepare"):
+            return Outcome(True, "nothing is changed", (("identity", self.identity),))
         self.commands.append(command)
         if command.verb == "add":
             return self._add(command)
