@@ -426,8 +426,6 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     for verb in ("remove", "attest", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
-        if verb == "accept":
-            p.add_argument("--anyway", action="store_true", help="although another device looks the same")
         person(p)
     p = add(
         "service",

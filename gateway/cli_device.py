@@ -51,6 +51,7 @@ def register(add: Callable[..., argparse.ArgumentParser], devices: Any, tools: T
     p.add_argument("--svg", type=Path, metavar="FILE", help="write the code as SVG instead")
     p = add("accept", make.accept, "accept a new device, or what a repair changed (never by who opened it)", devices)
     p.add_argument("id")
+    p.add_argument("--anyway", action="store_true", help="although another device looks the same")
     p.add_argument("--difference", metavar="ID", help="accept only if this is still the difference (as `device evidence` names it)")
     tools.person(p)
 

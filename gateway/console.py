@@ -35,6 +35,7 @@ from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort, DossierPort, HoldingsPort, HousePort, PolicyPort
 from gateway.proposal import propose, without_secrets
+from gateway.repair import check_second_person, check_service
 
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
 _MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
@@ -296,30 +297,11 @@ class Console:
         if command.verb in ("service", "accept", "undo"):
             _next(device, command.verb)
         if command.verb == "service":
-            self._check_service(command)
-        if command.verb == "accept":
-            self._second_person(command, device)
+            check_service(command)
+        if command.verb == "accept" and (s := self._conductor.engine.standings.get(device.id)):
+            check_second_person(s, command)
         await self._conductor.emit(replace(command, secret=""))
         return Outcome(True, f"{command.verb} {device.id}: done")
-
-    @staticmethod
-    def _check_service(command: OperatorCommand) -> None:
-        try:
-            minutes = float(command.argument("minutes"))
-        except ValueError:
-            minutes = 0.0
-        if not 0.05 <= minutes <= 480:
-            raise InputError("service mode lasts 0.05 to 480 minutes", "give --minutes")
-        if not 3 <= len(command.argument("reason")) <= 200:
-            raise InputError("service mode needs a reason of 3 to 200 characters", "give --reason")
-
-    def _second_person(self, command: OperatorCommand, device: Device) -> None:
-        s = self._conductor.engine.standings.get(device.id)
-        if s and s.service and s.service.actor == command.actor:
-            raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
-        seen = command.argument("difference")
-        if s and seen and seen != s.difference_id():
-            raise RefusedError(f"{device.id} measures something else by now", "look at the difference again, then accept it")
 
     async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> Sequence[str]:
         """Root's loader has this document already, or takes it on the operator's own credential. Returns what could not follow."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway.errors import InputError, RefusedError
 from gateway.judgement import Out, clear_alarm, condemn, raise_alarm
 from gateway.model.device import Device, DeviceState
 from gateway.model.effect import Adopt, KeepState, Record, Severity
@@ -69,6 +70,27 @@ def close_service(s: Standing, how: str, now: Instant, out: Out) -> None:
     for media_type, result in list(s.bad.items()):
         s.held.pop(media_type, None)
         condemn(s, Veto(media_type, result.findings[0].text if result.findings else "changed", now), now, out)
+
+
+def check_service(command: OperatorCommand) -> None:
+    """A repair has a length and a reason. Raises InputError."""
+    try:
+        minutes = float(command.argument("minutes"))
+    except ValueError:
+        minutes = 0.0
+    if not 0.05 <= minutes <= 480:
+        raise InputError("service mode lasts 0.05 to 480 minutes", "give --minutes")
+    if not 3 <= len(command.argument("reason")) <= 200:
+        raise InputError("service mode needs a reason of 3 to 200 characters", "give --reason")
+
+
+def check_second_person(s: Standing, command: OperatorCommand) -> None:
+    """A difference is accepted by somebody else, and is the one that was shown, when one is named. Raises RefusedError."""
+    if s.service and s.service.actor == command.actor:
+        raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
+    seen = command.argument("difference")
+    if seen and seen != s.difference_id():
+        raise RefusedError(f"{s.id} measures something else by now", "look at the difference again, then accept it")
 
 
 def with_state(s: Standing, state: DeviceState) -> Device:

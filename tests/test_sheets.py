@@ -14,6 +14,7 @@ from gateway.model.sheet import Sheet
 from gateway.picture import device_view
 from gateway.proposal import suggest
 from gateway.relying import STEPS, examine
+from gateway.repair import check_second_person
 from gateway.sheets import evidence_since, sheet_of
 from tests.certificates import Issuer
 from tests.fakes.ward import Ward, profile
@@ -140,20 +141,14 @@ def test_an_examination_names_the_step_that_fails() -> None:
         assert found.rows[step].text
 
 
-async def test_the_console_refuses_a_difference_that_is_no_longer_there(ward: Ward) -> None:
-    from types import SimpleNamespace
-
-    from gateway.console import Console
-
+def test_a_difference_that_is_no_longer_there_is_refused_before_it_is_recorded(ward: Ward) -> None:
     ward.attest_all()
     ward.feed(OperatorCommand("bea", "biomed", "service", "pump-1", (("minutes", "5"), ("reason", "update"))))
     ward.registers[103] = 9
     ward.fingerprint()
-    console = Console.__new__(Console)
-    console._conductor = SimpleNamespace(engine=ward.engine)  # type: ignore[assignment]
-    device = ward.engine.standings["pump-1"].device
-    console._second_person(accept(sheet(ward).difference_id), device)
+    s = ward.engine.standings["pump-1"]
+    check_second_person(s, accept(sheet(ward).difference_id))
     with pytest.raises(RefusedError, match="something else by now"):
-        console._second_person(accept("0" * 64), device)
+        check_second_person(s, accept("0" * 64))
     with pytest.raises(RefusedError, match="opened this repair"):
-        console._second_person(OperatorCommand("bea", "biomed", "accept", "pump-1"), device)
+        check_second_person(s, OperatorCommand("bea", "biomed", "accept", "pump-1"))

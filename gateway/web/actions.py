@@ -140,6 +140,8 @@ def command(user: User, device: DeviceView, verb: str, form: Mapping[str, str]) 
     secret = arguments.pop("password", "")
     if arguments.pop("confirm", device.id) != device.id:
         raise InputError("that is not the id of this device", f"type {device.id}")
+    if verb == "accept" and form.get("anyway") == "yes":
+        arguments["anyway"] = "yes"
     if asked.compare:
         arguments["difference"] = _compared(form)
     return OperatorCommand(user.name, user.role, verb, device.id, tuple(sorted(arguments.items())), secret)
@@ -194,7 +196,7 @@ def _suspend(device: DeviceView) -> Question:
 def _remove(device: DeviceView) -> Question:
     lead = (
         f"{device.name} then gets nothing, its keys are destroyed, and it is shown no more; the record stays. "
-        f"Its id cannot be used again.{_stays(device, 'It')}"
+        f"It can be proposed again; what stood against it stands.{_stays(device, 'It')}"
     )
     typed = Field("confirm", f"Type {device.id} to confirm", most=63)
     return Question("remove", f"Remove {device.name}", lead, "Remove for good", (typed, _PASSWORD))

@@ -18,11 +18,13 @@ from gateway.web import actions
 from gateway.web.access import check_csrf
 from gateway.web.adding import progress
 from gateway.web.chart import RANGES, Chart, chart_of
-from gateway.web.desk import DESK, Desk, Notice, permitted, visitor
+from gateway.web.desk import DESK, Desk, Notice, Visitor, permitted, visitor
 from gateway.web.label import device_label
 from gateway.web.present import Card, Ward
 from gateway.web.telling import Told, tell
 from gateway.web.wire import NotFoundError, device_of, form_of, html, number_of, see_other, status_of, upload_of
+
+_DOUBT = "ATTENTION: "  # how the gateway begins what speaks against a device
 
 
 def routes() -> list[web.RouteDef]:
@@ -174,6 +176,13 @@ async def _carry_out(desk: Desk, command: OperatorCommand) -> Notice:
     return Notice(outcome.ok, outcome.text)
 
 
+async def _identity(desk: Desk, who: Visitor, found: DeviceView) -> tuple[str, ...]:
+    """What tells a device from others, a line each; what speaks against it comes first. Nothing is changed by asking."""
+    asked = OperatorCommand(who.user.name, who.user.role, "accept", found.id, (("anyway", "yes"), ("prepare", "yes")))
+    known = dict((await desk.console.command(asked)).detail).get("identity", ())
+    return tuple(str(line) for line in known) if isinstance(known, (tuple, list)) else ()
+
+
 async def _question(
     request: web.Request,
     found: DeviceView,
@@ -190,8 +199,11 @@ async def _question(
         for f in q.fields
     ]  # fmt: skip
     sheet = await desk.console.dossiers.sheet(found.id) if q.compare else None
+    identity = await _identity(desk, who, found) if verb == "accept" and not q.compare else ()
+    lists = (*q.lists, *((("warning" if line.startswith(_DOUBT) else "information"), line) for line in identity))
     page = desk.renderer.page(
-        "act.html", who, title=q.title, lead=q.lead, lists=q.lists, fields=fields, button=q.button, device_id=found.id,
+        "act.html", who, title=q.title, lead=q.lead, lists=lists, doubtful=any(mark == "warning" for mark, _ in lists),
+        fields=fields, button=q.button, device_id=found.id,
         error=error, told=tell(sheet, {}) if sheet else None, difference_id=sheet.difference_id if sheet else "",
         ticked=set(given), opener=bool(sheet and sheet.service and sheet.service.actor == who.user.name),
     )  # fmt: skip

@@ -62,6 +62,7 @@ class FakeConsole:
         self._events: list[EventView] = []
         self.house = FakeHouse(self.view, lambda: self._events)
         self.dossiers = FakeDossiers(self)
+        self.identity: tuple[str, ...] = ()
         self.mute = False  # nobody is told: what a hung gateway looks like
         self.parts = {
             "tpm": (True, "quotes in 0.3 s"),
@@ -100,6 +101,8 @@ class FakeConsole:
 
     async def command(self, command: OperatorCommand) -> Outcome:
         """Carry out what the product would: the table of transitions, the password for what changes policy."""
+        if command.argument("prepare"):
+            return Outcome(True, "nothing is changed", (("identity", self.identity),))
         self.commands.append(command)
         if command.verb == "add":
             return self._add(command)

@@ -106,7 +106,7 @@ async def open_(browser: Browser, site: Site) -> AsyncIterator[Opener]:
             cookie: Any = {"name": COOKIE, "value": token, "url": site.url, "secure": True, "httpOnly": True, "sameSite": "Strict"}
             await context.add_cookies([cookie])
         page = await context.new_page()
-        page.set_default_timeout(2 * _WAIT_MS)
+        page.set_default_timeout(4 * _WAIT_MS)
         page.on("pageerror", lambda e: troubles.append(str(e)))
         page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
         await page.goto(site.url + path)

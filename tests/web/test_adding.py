@@ -139,6 +139,22 @@ async def test_the_steps_say_where_a_device_is(door: Door) -> None:
     assert await current() == ""
 
 
+async def test_what_speaks_against_a_device_is_shown_and_ticked_before_it_is_accepted(door: Door) -> None:
+    door.console.identity = ("UEID: 01ab, key SHA-256 77…",)
+    door.console.change("pump-1", state="proposed")
+    bea = await door.as_("bea")
+    asked = await (await bea.get("/devices/pump-1/accept")).text()
+    assert "UEID: 01ab" in asked
+    assert 'name="anyway"' not in asked
+    door.console.identity = ("ATTENTION: its port p1 is that of pump-2", *door.console.identity)
+    asked = await (await bea.get("/devices/pump-1/accept")).text()
+    assert "its port p1 is that of pump-2" in asked
+    assert 'name="anyway" value="yes" required' in asked
+    assert door.console.commands == []  # looking changes nothing
+    assert (await bea.form("/devices/pump-1/accept", {"password": PASSWORD, "anyway": "yes"})).status == 303
+    assert dict(door.console.commands[-1].arguments) == {"anyway": "yes"}
+
+
 @pytest.mark.browser
 @pytest.mark.asyncio(loop_scope="module")
 async def test_from_found_to_enforced_without_javascript(site: Site, open_: Opener, shots: Path, tmp_path: Path) -> None:

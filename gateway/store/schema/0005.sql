@@ -1,19 +1,32 @@
--- API tokens: who may ask without being a person, for how long. And how far each reader of the record has come.
-CREATE TABLE tokens (
-    name       TEXT PRIMARY KEY,
-    role       TEXT    NOT NULL,
-    digest     BLOB    NOT NULL UNIQUE CHECK (length(digest) = 32),   -- SHA-256 of the token
-    made_by    TEXT    NOT NULL,
-    made_boot  TEXT    NOT NULL,
-    made_mono_ns INTEGER NOT NULL,
-    made_utc_ns  INTEGER NOT NULL,
-    lasts_ns   INTEGER NOT NULL,
-    seen_boot  TEXT    NOT NULL,          -- when `lived_ns` was last counted up
-    seen_mono_ns INTEGER NOT NULL,
-    lived_ns   INTEGER NOT NULL DEFAULT 0 -- boot time that has passed since it was made, at least
+-- The audit log in segments: closed ones are packed, the oldest are trimmed to a bound, and an anchor says where the rest begins.
+
+-- Lines `first` to `last`, packed (gateway/store/segments.py). `prev` is the hash before the first, `hash` that of the last.
+CREATE TABLE audit_segments (
+    first   INTEGER PRIMARY KEY,
+    last    INTEGER NOT NULL,
+    prev    BLOB    NOT NULL CHECK (length(prev) = 32),
+    hash    BLOB    NOT NULL CHECK (length(hash) = 32),
+    utc_ns  INTEGER NOT NULL,          -- of its first line
+    bytes   INTEGER NOT NULL,          -- of the body, unpacked
+    body    BLOB    NOT NULL
+) STRICT;
+CREATE TRIGGER audit_segments_are_never_changed BEFORE UPDATE ON audit_segments
+BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END;
+
+-- What people read of packed lines, so that looking back unpacks nothing. `audit verify` compares it with the segments.
+CREATE TABLE audit_told (
+    sequence  INTEGER PRIMARY KEY,
+    utc_ns    INTEGER NOT NULL,
+    mono_ns   INTEGER NOT NULL,
+    kind      TEXT    NOT NULL,
+    severity  TEXT    NOT NULL,
+    device_id TEXT    NOT NULL,
+    text      TEXT    NOT NULL
 ) STRICT;
 
-CREATE TABLE positions (
-    reader   TEXT PRIMARY KEY,
-    sequence INTEGER NOT NULL CHECK (sequence >= 0)
+-- The last line that was trimmed; a line of kind `trimmed` later in the chain names the same two.
+CREATE TABLE audit_anchor (
+    only_one INTEGER PRIMARY KEY CHECK (only_one = 1),
+    sequence INTEGER NOT NULL,
+    hash     BLOB    NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
