@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import signal
 import ssl
 import sys
@@ -32,6 +33,7 @@ from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
+from gateway.housekeeping import Housekeeping
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
@@ -42,7 +44,7 @@ from gateway.model.profile import References
 from gateway.notify import Notify
 from gateway.people import People
 from gateway.screening import screen_for
-from gateway.store.audit import AuditLog
+from gateway.store.audit import AuditLog, Keeping
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
 from gateway.store.inventory import Inventory
@@ -58,8 +60,8 @@ log = logging.getLogger("wardgate")
 class Keeper:
     """``gateway.conductor.Keeper`` over the inventory."""
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
+    def __init__(self, inventory: Inventory, vetoed: Callable[[], None]) -> None:
+        self._inventory, self._vetoed = inventory, vetoed
 
     async def adopt(self, device_id: str, references: References) -> None:
         """Keep a device's references."""
@@ -69,6 +71,7 @@ class Keeper:
         """Keep or clear a veto."""
         if raised:
             await self._inventory.raise_veto(device_id, media_type, text)
+            self._vetoed()
         else:
             await self._inventory.clear_veto(device_id, media_type)
 
@@ -128,14 +131,17 @@ class App:
         self.grants, self.counters = Grants(), Counters()
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
+        self.housekeeping = Housekeeping(
+            self.audit, self.cache, self.attester, self.clock, keeping(config), lambda e: self.conductor.emit(e)
+        )
         self.readings = WayOut(
             config, self.outbox, self.clock, certificate=self.certificates.at, told=self.tell,
             vouch=lambda spki: self.attester.register_software_key("uplink", spki),
         )  # fmt: skip
         self.conductor = Conductor(
-            Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
-            certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
-            announce=self.readings.announce,
+            Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants,
+            keeper=Keeper(self.inventory, self.housekeeping.soon), certifier=self.certificates, attest=self.attest,
+            draw_nonce=self._draw_nonce, announce=self.readings.announce,
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
@@ -239,6 +245,7 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        supervisor.keep("housekeeping", self.housekeeping.run)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
@@ -302,6 +309,12 @@ class App:
                 await close()
             except WardgateError as e:
                 log.warning("while closing: %s", e)
+
+
+def keeping(config: Config) -> Keeping:
+    """How much of the record is kept: what the configuration says, and never more than a quarter of the disk."""
+    disk = shutil.disk_usage(config.gateway.state).total
+    return Keeping(most_bytes=min(config.record.keep_mib * 2**20, disk // 4))
 
 
 class _Stopped(Exception):

@@ -128,6 +128,16 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """The audit log. ``keep_mib``: what packed lines may take, and never more than a quarter of the disk; the oldest go first."""
+
+    keep_mib: int = 8192  # a hundred days of fifty devices that prove two things each every ten seconds
+
+    def __post_init__(self) -> None:
+        within("keep_mib", self.keep_mib, 16, 1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
 
@@ -139,6 +149,7 @@ class Config:
     enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
+    record: RecordSettings = field(default_factory=RecordSettings)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -90,6 +90,16 @@ class AuditLog:
             raise EvidenceError("lines are shown that are not in the audit log", REMEDY)
         return last
 
+    async def verify_holds(self, remembered: Head) -> None:
+        """That the log still has a line with this hash, or was trimmed beyond it. Raises EvidenceError. Looks there only."""
+        if remembered.sequence <= (await self._db.run(_anchor)).sequence:
+            return
+        async for line in self.lines(remembered.sequence - 1):
+            if line.sequence == remembered.sequence and line.hash == remembered.hash:
+                return
+            break
+        raise EvidenceError(f"the audit log does not contain line {remembered.sequence} as it was remembered", REMEDY)
+
     async def _verify_told(self, segment: Segment, lines: Sequence[Line]) -> int:
         """What people read of packed lines is what the lines say; returns how many there are."""
         shown = await self._db.run(
