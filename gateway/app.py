@@ -42,6 +42,7 @@ from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, S
 from gateway.model.evidence import MediaType
 from gateway.model.profile import References
 from gateway.notify import Notify
+from gateway.only_one import only_one, refuse_half_restored
 from gateway.people import People
 from gateway.screening import screen_for
 from gateway.store.audit import AuditLog, Keeping
@@ -333,11 +334,13 @@ def _sha256(data: bytes) -> str:
 
 
 async def _serve(config: Config) -> None:
-    app = App(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, app.stopping.set)
-    await app.run()
+    with only_one(config.gateway.state):
+        refuse_half_restored(config.gateway.state)
+        app = App(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, app.stopping.set)
+        await app.run()
 
 
 def serve(config: Config) -> int:

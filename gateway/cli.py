@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway.cli_lifecycle import register
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -442,6 +443,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
+    register(add, audit)
     policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
     add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
     add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)

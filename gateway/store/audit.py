@@ -176,6 +176,11 @@ class AuditLog:
         return await self._db.run(lambda db: list(_append(db, batches)))
 
 
+def append_within(db: Connection, records: Sequence[tuple[Instant, Record]]) -> None:
+    """Continue the chain inside a transaction that does more: what is done and the line that says so are on disk together."""
+    list(_append(db, [records]))
+
+
 def _append(db: Connection, batches: list[Sequence[tuple[Instant, Record]]]) -> Iterator[Sequence[Recorded]]:
     head, rows = _head(db), []
     for batch in batches:
@@ -353,7 +358,7 @@ def _trim(db: Connection, keeping: Keeping, now: Instant) -> int:
         return 0
     text = f"the record up to line {end.sequence} was trimmed to stay within {keeping.most_bytes // 2**20} MiB"
     line = Record(TRIMMED, "", text, (("sequence", end.sequence), ("hash", end.hash.hex())))
-    list(_append(db, [[(now, line)]]))
+    append_within(db, [(now, line)])
     db.execute("INSERT OR REPLACE INTO audit_anchor VALUES (1, ?, ?)", (end.sequence, end.hash))
     db.execute("DELETE FROM audit_segments WHERE last <= ?", (end.sequence,))
     db.execute("DELETE FROM audit_told WHERE sequence <= ?", (end.sequence,))
