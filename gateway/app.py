@@ -13,6 +13,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import drivers
@@ -22,6 +23,7 @@ from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
 from gateway.bootstrap import load_profiles
 from gateway.certificates import Certificates
+from gateway.codec import to_plain
 from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
@@ -35,6 +37,7 @@ from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
 from gateway.housekeeping import Housekeeping
 from gateway.issuer.leaves import Platform
+from gateway.lifecycle import Lifecycle
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
 from gateway.model.device import Bond, DeviceState
@@ -115,8 +118,8 @@ class DriverContext:
 class App:
     """Everything, built but not yet running."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.clock = config, MachineClock()
+    def __init__(self, config: Config, path: Path) -> None:
+        self.config, self.clock, self._path = config, MachineClock(), path
         self.profiles = load_profiles(config)
         self.database = Database(config.gateway.state / "wardgate.sqlite")
         self.audit, self.inventory = AuditLog(self.database), Inventory(self.database)
@@ -255,7 +258,10 @@ class App:
         await self.console.configure()
         for name, driver in self.drivers.items():
             supervisor.keep(f"driver-{name}", driver.run)
-        doors = Doors(self.config, self.console, self.accounts, self.attester)
+        life = Lifecycle(
+            self.config, self._path, self.database, self.clock, keeping(self.config), lambda: to_plain(self.console.view())
+        )
+        doors = Doors(self.config, self.console, self.accounts, self.attester, self.clock, life)
         await doors.open()
         group.create_task(doors.until(self.stopping), name="doors")
         sys.stdout.write(f"ready {self.config.gateway.id} {__version__}\n")
@@ -333,21 +339,21 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, path: Path) -> None:
     with only_one(config.gateway.state):
         refuse_half_restored(config.gateway.state)
-        app = App(config)
+        app = App(config, path)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, app.stopping.set)
         await app.run()
 
 
-def serve(config: Config) -> int:
-    """Run the daemon until SIGTERM."""
+def serve(config: Config, path: Path) -> int:
+    """Run the daemon, configured by what was read from ``path``, until SIGTERM."""
     configure()
     try:
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, path))
     except ExceptionGroup as group:
         known, unknown = group.split(WardgateError)
         if known is None or unknown is not None:

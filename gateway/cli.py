@@ -91,7 +91,7 @@ def _check(o: argparse.Namespace) -> int:
     from gateway.check import run_checks
     from gateway.config import read_config
 
-    rows = run_checks(read_config(o.config))
+    rows = run_checks(read_config(o.config), config_path=o.config)
     _say(
         o,
         [{"name": r.name, "ok": r.ok, "text": r.text, "remedy": r.remedy} for r in rows],
@@ -104,7 +104,7 @@ def _run(o: argparse.Namespace) -> int:
     from gateway.app import serve
     from gateway.config import read_config
 
-    return serve(read_config(o.config))
+    return serve(read_config(o.config), o.config)
 
 
 def _verify(o: argparse.Namespace) -> int:
