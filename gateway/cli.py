@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_access, cli_device, cli_house, cli_messages
+from gateway import cli_access, cli_device, cli_house, cli_lifecycle, cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -94,7 +94,7 @@ def _check(o: argparse.Namespace) -> int:
     from gateway.check import run_checks
     from gateway.config import read_config
 
-    rows = run_checks(read_config(o.config))
+    rows = run_checks(read_config(o.config), config_path=o.config)
     _say(
         o,
         [{"name": r.name, "ok": r.ok, "text": r.text, "remedy": r.remedy} for r in rows],
@@ -107,7 +107,7 @@ def _run(o: argparse.Namespace) -> int:
     from gateway.app import serve
     from gateway.config import read_config
 
-    return serve(read_config(o.config))
+    return serve(read_config(o.config), o.config)
 
 
 def _verify(o: argparse.Namespace) -> int:
@@ -460,6 +460,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
+    cli_lifecycle.register(add, audit)
     from gateway import cli_holdings, cli_policy
 
     tools = cli_policy.Tools(_say, _control, _password, person, devices)

@@ -298,6 +298,7 @@ _VERBS: dict[str, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators
     "add-operator": _add_operator,
     "operator-role": _operator_role,
     "own-password": _own_password,
+    "who": lambda _r, actor, role, _p, _o: {"user": actor, "role": role},
 }
 
 

@@ -90,6 +90,16 @@ class AuditLog:
             raise EvidenceError("lines are shown that are not in the audit log", REMEDY)
         return last
 
+    async def verify_holds(self, remembered: Head) -> None:
+        """That the log still has a line with this hash, or was trimmed beyond it. Raises EvidenceError. Looks there only."""
+        if remembered.sequence <= (await self._db.run(_anchor)).sequence:
+            return
+        async for line in self.lines(remembered.sequence - 1):
+            if line.sequence == remembered.sequence and line.hash == remembered.hash:
+                return
+            break
+        raise EvidenceError(f"the audit log does not contain line {remembered.sequence} as it was remembered", REMEDY)
+
     async def _verify_told(self, segment: Segment, lines: Sequence[Line]) -> int:
         """What people read of packed lines is what the lines say; returns how many there are."""
         shown = await self._db.run(
@@ -164,6 +174,11 @@ class AuditLog:
 
     async def _write(self, batches: list[Sequence[tuple[Instant, Record]]]) -> list[Sequence[Recorded]]:
         return await self._db.run(lambda db: list(_append(db, batches)))
+
+
+def append_within(db: Connection, records: Sequence[tuple[Instant, Record]]) -> None:
+    """Continue the chain inside a transaction that does more: what is done and the line that says so are on disk together."""
+    list(_append(db, [records]))
 
 
 def _append(db: Connection, batches: list[Sequence[tuple[Instant, Record]]]) -> Iterator[Sequence[Recorded]]:
@@ -343,7 +358,7 @@ def _trim(db: Connection, keeping: Keeping, now: Instant) -> int:
         return 0
     text = f"the record up to line {end.sequence} was trimmed to stay within {keeping.most_bytes // 2**20} MiB"
     line = Record(TRIMMED, "", text, (("sequence", end.sequence), ("hash", end.hash.hex())))
-    list(_append(db, [[(now, line)]]))
+    append_within(db, [(now, line)])
     db.execute("INSERT OR REPLACE INTO audit_anchor VALUES (1, ?, ?)", (end.sequence, end.hash))
     db.execute("DELETE FROM audit_segments WHERE last <= ?", (end.sequence,))
     db.execute("DELETE FROM audit_told WHERE sequence <= ?", (end.sequence,))
