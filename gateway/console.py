@@ -140,7 +140,7 @@ class Console:
         return WardView(now.mono_ns // 1_000_000, self._gateway(devices), tuple(devices), self._feed)
 
     def _gateway(self, devices: Sequence[DeviceView]) -> GatewayView:
-        now, g = self._clock.now(), self._config.gateway
+        now, g, waiting = self._clock.now(), self._config.gateway, self.policy.waiting()
         parts = tuple(
             PartView(n, ok, detail or ("well" if ok else "gone"))
             for n, (ok, detail) in sorted(self._conductor.engine.parts.items())
@@ -151,6 +151,7 @@ class Console:
             sequence=self.counters.sequence, certificates=self.counters.certificates, quotes=self.counters.quotes,
             uptime_ms=(now.mono_ns - self._started.mono_ns) // 1_000_000, time_utc=now.utc().isoformat(timespec="seconds"),
             time_quality=TimeQuality(now.quality).name.lower(), outbox_rows=self._waiting, ak_sha256=self._ak_sha256(),
+            policy_by=waiting[0] if waiting else "", policy_until_ms=waiting[1] if waiting else None,
         )  # fmt: skip
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:

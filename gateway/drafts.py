@@ -53,8 +53,13 @@ class Drafts:
         self._folder = load_profiles(config, applied=False)  # as they were at the start: an edit there is nobody's confirmation
         self._seen: tuple[object, ...] = ()
         self._waited = ""
+        self._waiting: tuple[str, int] | None = None
 
     # --- what the page and the command ask ---
+
+    def waiting(self) -> tuple[str, int] | None:
+        """Who applied what waits, and when it goes back by itself (boot time, ms)."""
+        return self._waiting
 
     async def state(self) -> dict[str, Any]:
         """What is active, and what waits for a confirmation with the seconds left."""
@@ -146,6 +151,7 @@ class Drafts:
 
     async def _note_waiting(self) -> None:
         waiting = await asyncio.to_thread(self._pending.read)
+        self._waiting = (waiting.actor, waiting.until_ns // 1_000_000) if waiting else None
         now = waiting.document if waiting else ""
         if now != self._waited:
             actor, verb = (waiting.actor, "applied a policy, which waits for its confirmation") if waiting else _SETTLED

@@ -171,8 +171,11 @@ class AccountsPort(Protocol):
         """First login with the claim code: creates the first admin. Raises RefusedError (wrong, expired, too many tries)."""
         ...
 
-    async def login(self, user: str, password: str, source: str) -> User:
-        """Check a password (Argon2id, one hash at a time, rate-limited per user and source). Raises RefusedError."""
+    async def login(self, user: str, password: str, source: str, doing: str = "logged in") -> User:
+        """Check a password (Argon2id, one hash at a time, rate-limited per user and source). Raises RefusedError.
+
+        ``doing`` goes into the record.
+        """
         ...
 
     async def start_session(self, user: User) -> str:
@@ -290,6 +293,10 @@ class LifecyclePort(Protocol):
 
 class PolicyPort(Protocol):
     """A change of policy: shown, tried for some minutes, confirmed, undone. Raises RefusedError or InputError with a remedy."""
+
+    def waiting(self) -> tuple[str, int] | None:
+        """Who applied what waits for a confirmation, and when it goes back by itself (boot time, ms); None: nothing waits."""
+        ...
 
     async def state(self) -> Mapping[str, Any]:
         """The profiles, and what waits for a confirmation."""

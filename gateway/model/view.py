@@ -60,7 +60,10 @@ class PartView:
 
 @dataclass(frozen=True, slots=True)
 class GatewayView:
-    """The gateway itself. ``mode`` is ``observing`` while any accepted device is only observed, else ``enforcing``."""
+    """The gateway itself. ``mode`` is ``observing`` while any accepted device is only observed, else ``enforcing``.
+
+    ``policy_by`` applied a policy that is being tried; at ``policy_until_ms`` (boot time) it goes back by itself. None: none is.
+    """
 
     id: str
     name: str
@@ -75,6 +78,8 @@ class GatewayView:
     time_quality: str
     outbox_rows: int = 0
     ak_sha256: str = ""
+    policy_by: str = ""
+    policy_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

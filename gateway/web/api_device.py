@@ -11,23 +11,12 @@ from aiohttp import web
 
 from gateway import codec
 from gateway.errors import InputError
-from gateway.web.access import check_csrf
-from gateway.web.desk import DESK, visitor
+from gateway.model.sheet import Examination, LevelHistory, Sheet
+from gateway.web import schema
+from gateway.web.contract import ANYONE, Query, Route, answers
+from gateway.web.desk import DESK
 from gateway.web.label import device_label
 from gateway.web.wire import device_of, json_of, number_of
-
-
-def routes() -> list[web.RouteDef]:
-    """Beside those of ``gateway.web.api``."""
-    return [
-        web.get("/api/v1/devices/{id}", sheet),
-        web.get("/api/v1/devices/{id}/levels", levels),
-        web.get("/api/v1/devices/{id}/label", label),
-        web.get("/api/v1/devices/{id}/verify", verify),
-        web.post("/api/v1/devices/{id}/verify", verify),
-        web.get("/api/v1/found", found),
-        web.get("/api/v1/profiles", profiles),
-    ]
 
 
 async def sheet(request: web.Request) -> web.Response:
@@ -45,8 +34,6 @@ async def verify(request: web.Request) -> web.Response:
     """Its newest certificate, examined against the anchor kept here or, with POST, against ``{"anchor": PEM}``."""
     device, anchor = device_of(request), ""
     if request.method == "POST":
-        if visitor(request).session:
-            check_csrf(request, request.headers.get("X-CSRF-Token", ""))
         body = await json_of(request)
         anchor = body.get("anchor", "")
         if body.keys() != {"anchor"} or not isinstance(anchor, str):
@@ -76,3 +63,25 @@ async def profiles(request: web.Request) -> web.Response:
 
 def _json(value: Any) -> web.Response:
     return web.json_response(codec.to_plain(value))
+
+
+_HOURS = Query("hours", "How far back, 24 unless told", schema.whole(1, 168))
+_PAGE = Query("page", "The address of the gateway's page", schema.text(200))
+_EXAMINED = answers(schema.named(Examination))
+
+TABLE: tuple[Route, ...] = (
+    Route("GET", "/api/v1/devices/{id}", sheet, "Everything about one device", ANYONE, answers(schema.named(Sheet))),
+    Route("GET", "/api/v1/devices/{id}/levels", levels, "Its levels over time", ANYONE, answers(schema.named(LevelHistory)),
+          query=(_HOURS,)),
+    Route("GET", "/api/v1/devices/{id}/label", label, "What is printed for it", ANYONE, answers(schema.OBJECT), query=(_PAGE,)),
+    Route("GET", "/api/v1/devices/{id}/verify", verify, "Its newest certificate, examined", ANYONE, _EXAMINED),
+    Route("POST", "/api/v1/devices/{id}/verify", verify, "The same against an anchor that is sent", ANYONE, _EXAMINED,
+          takes=schema.record({"anchor": schema.text(16_000)}), changes=True),
+    Route("GET", "/api/v1/found", found, "What was seen and not added", ANYONE, answers(schema.OBJECT)),
+    Route("GET", "/api/v1/profiles", profiles, "The profiles that are loaded", ANYONE, answers(schema.OBJECT)),
+)  # fmt: skip
+
+
+def routes() -> list[web.RouteDef]:
+    """Beside those of ``gateway.web.api``."""
+    return [r.definition() for r in TABLE]

@@ -42,6 +42,14 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """A policy that is being tried: by whom, and when it goes back by itself (boot time, ms; None: none is)."""
+
+    by: str = ""
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chrome:
     """The frame at one moment."""
 
@@ -51,12 +59,14 @@ class Chrome:
     quality: str
     quality_ok: bool
     attention: Attention
+    trial: Trial
 
 
 def chrome(ward: Ward) -> Chrome:
     """The frame around a picture of the ward."""
     quality, good = wording.time_quality(ward.time_quality)
-    return Chrome(ward.overview.gateway_name, ward.now_ms, ward.time_utc, quality, good, attention(ward))
+    trial = Trial(*ward.overview.trial)
+    return Chrome(ward.overview.gateway_name, ward.now_ms, ward.time_utc, quality, good, attention(ward), trial)
 
 
 def attention(ward: Ward) -> Attention:

@@ -5,14 +5,16 @@ Refuses to know what becomes of the answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from gateway.errors import InputError, WardgateError
-from gateway.web.desk import DESK, visitor
-from gateway.web.wire import status_of
+from gateway.errors import InputError, RefusedError, WardgateError
+from gateway.model.view import User
+from gateway.web.access import check_csrf
+from gateway.web.desk import DESK, Desk, Notice, Visitor, visitor
+from gateway.web.wire import form_of, status_of
 
 NAME_MAX, PASSWORD_MAX = 32, 256
 
@@ -78,3 +80,43 @@ def asked(
     values = {b.name: "" if b.kind == "password" else given.get(b.name, b.value)[: b.most] for b in sheet.blanks}
     html = request.app[DESK].renderer.page("form.html", visitor(request), here="/gateway", sheet=sheet, values=values, error=error)
     return web.Response(text=html, status=status_of(error) if error else 200, content_type="text/html")
+
+
+Maker = Callable[[web.Request], Awaitable[Sheet]]
+Act = Callable[[Desk, User, str, dict[str, str]], Awaitable[str]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def allowed(request: web.Request, may: tuple[str, ...]) -> Visitor:
+    """Who is asking, when that role may; raises RefusedError."""
+    who = visitor(request)
+    if who.user.role not in may:
+        raise RefusedError(f"a {who.user.role} may not do this", f"ask someone with the role {' or '.join(may)}")
+    return who
+
+
+def form_page(make: Maker, may: tuple[str, ...]) -> Handler:
+    """A handler that shows a form to those who may."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        allowed(request, may)
+        return asked(request, await make(request))
+
+    return handler
+
+
+def carried(make: Maker, act: Act, may: tuple[str, ...]) -> Handler:
+    """A handler that carries a filled-in form out, and shows it again with what was wrong. ``act`` gets what the path names."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        desk, who, form = request.app[DESK], allowed(request, may), await form_of(request)
+        check_csrf(request, form.get("csrf", ""))
+        sheet = await make(request)
+        try:
+            text = await act(desk, who.user, next(iter(request.match_info.values()), ""), answers(sheet, form))
+        except WardgateError as e:
+            return asked(request, sheet, e, form)
+        desk.notices.leave(who.session, Notice(True, text))
+        return web.Response(status=303, headers={"Location": sheet.back})
+
+    return handler

@@ -16,7 +16,9 @@ from gateway.web import wording
 from gateway.web.access import check_csrf
 from gateway.web.desk import DESK, Desk, Notice, operator, visitor
 from gateway.web.forms import Sheet, asked
+from gateway.web.lifecycle import LIFE
 from gateway.web.people_pages import ROLE_WORDS
+from gateway.web.policy_pages import shown
 from gateway.web.record_pages import proof
 from gateway.web.wire import NotFoundError, form_of
 
@@ -54,7 +56,8 @@ async def gateway(request: web.Request) -> web.Response:
         view=desk.console.view().gateway, identity=await house.identity(), record=proof(house.record()), check=house.record(),
         ends=await _ends(desk), outbox=await _outbox(desk), people=await desk.accounts.users() if admin else (),
         role_words=ROLE_WORDS, operator=who.operator, admin=admin, person=who.user.name != "view-link",
-        now_ms=ward.now_ms,
+        now_ms=ward.now_ms, policy=shown(await desk.console.policy.state()), files=LIFE in request.app,
+        tokens=await desk.accounts.tokens.all() if admin else (),
     )  # fmt: skip
     return web.Response(text=html, content_type="text/html")
 

@@ -5,15 +5,25 @@ Each change asks for one's own password again: a page that somebody left open ch
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
 from gateway.errors import InputError, RefusedError, WardgateError
 from gateway.model.view import User
 from gateway.web.access import check_csrf, end_session
-from gateway.web.desk import DESK, Desk, Notice, Visitor, visitor
-from gateway.web.forms import NAME_MAX, OWN_PASSWORD, PASSWORD_MAX, Blank, Sheet, answers, asked, new_password
+from gateway.web.contract import ADMIN
+from gateway.web.desk import DESK, Desk, Visitor, visitor
+from gateway.web.forms import (
+    NAME_MAX,
+    OWN_PASSWORD,
+    PASSWORD_MAX,
+    Blank,
+    Sheet,
+    answers,
+    asked,
+    carried,
+    form_page,
+    new_password,
+)  # fmt: skip
 from gateway.web.wire import NotFoundError, form_of
 
 ROLES = ("viewer", "clinical", "biomed", "admin")
@@ -30,58 +40,17 @@ _BACK = "/gateway#people"
 def routes() -> list[web.RouteDef]:
     """Each form, and what carries it out."""
     return [
-        web.get("/gateway/people/add", form_page(_add_sheet)),
-        web.post("/gateway/people/add", carried(_add_sheet, _add)),
-        web.get("/gateway/people/{name}/role", form_page(_role_sheet)),
-        web.post("/gateway/people/{name}/role", carried(_role_sheet, _role)),
-        web.get("/gateway/people/{name}/password", form_page(_password_sheet)),
-        web.post("/gateway/people/{name}/password", carried(_password_sheet, _password)),
-        web.get("/gateway/people/{name}/remove", form_page(_remove_sheet)),
-        web.post("/gateway/people/{name}/remove", carried(_remove_sheet, _remove)),
+        web.get("/gateway/people/add", form_page(_add_sheet, ADMIN)),
+        web.post("/gateway/people/add", carried(_add_sheet, _add, ADMIN)),
+        web.get("/gateway/people/{name}/role", form_page(_role_sheet, ADMIN)),
+        web.post("/gateway/people/{name}/role", carried(_role_sheet, _role, ADMIN)),
+        web.get("/gateway/people/{name}/password", form_page(_password_sheet, ADMIN)),
+        web.post("/gateway/people/{name}/password", carried(_password_sheet, _password, ADMIN)),
+        web.get("/gateway/people/{name}/remove", form_page(_remove_sheet, ADMIN)),
+        web.post("/gateway/people/{name}/remove", carried(_remove_sheet, _remove, ADMIN)),
         web.get("/gateway/password", own_form),
         web.post("/gateway/password", own_password),
     ]
-
-
-def admin(request: web.Request) -> Visitor:
-    """Who is asking, when that is an admin; raises RefusedError."""
-    who = visitor(request)
-    if who.user.role != "admin":
-        raise RefusedError(f"a {who.user.role} changes no accounts", "ask someone with the role admin")
-    return who
-
-
-# --- the forms ---
-
-Maker = Callable[[web.Request], Awaitable[Sheet]]
-Act = Callable[[Desk, User, str, dict[str, str]], Awaitable[str]]
-
-
-def form_page(make: Maker) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler that shows a form to an admin."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        admin(request)
-        return asked(request, await make(request))
-
-    return handler
-
-
-def carried(make: Maker, act: Act) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler that carries a filled-in form out, and shows it again with what was wrong."""
-
-    async def handler(request: web.Request) -> web.StreamResponse:
-        desk, who, form = request.app[DESK], admin(request), await form_of(request)
-        check_csrf(request, form.get("csrf", ""))
-        sheet = await make(request)
-        try:
-            text = await act(desk, who.user, request.match_info.get("name", ""), answers(sheet, form))
-        except WardgateError as e:
-            return asked(request, sheet, e, form)
-        desk.notices.leave(who.session, Notice(True, text))
-        return web.Response(status=303, headers={"Location": sheet.back})
-
-    return handler
 
 
 async def _known(request: web.Request) -> User:

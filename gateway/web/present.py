@@ -118,6 +118,7 @@ class Overview:
     version: str
     parts: tuple[Part, ...]
     facts: tuple[tuple[str, str], ...]
+    trial: tuple[str, int | None] = ("", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +282,7 @@ def _overview(view: WardView, cards: list[Card]) -> Overview:
         ("waiting to leave", f"{g.outbox_rows:,}".replace(",", " ")),
     )
     tone, headline = _headline(cards, parts)
-    return Overview(tone, headline, _observing(cards), g.id, g.name, g.version, parts, facts)
+    return Overview(tone, headline, _observing(cards), g.id, g.name, g.version, parts, facts, (g.policy_by, g.policy_until_ms))
 
 
 def _headline(cards: list[Card], parts: tuple[Part, ...]) -> tuple[str, str]:

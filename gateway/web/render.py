@@ -17,13 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gateway.web import wording
-from gateway.web.chrome import PAGES, Attention, Chrome, chrome
+from gateway.web.chrome import PAGES, Attention, Chrome, Trial, chrome
 from gateway.web.desk import Notice, Visitor
 from gateway.web.present import Card, Ward
 
 log = logging.getLogger("wardgate.web")
 
-FRAME = ("attention", "quality")  # the parts of a page that are on every page
+FRAME = ("attention", "quality", "trial")  # the parts of a page that are on every page
 _STILL = 2048  # parts that no time is shown in, kept as HTML: most of fifty cards is the same at every look
 _HERE = Path(__file__).parent
 # bidirectional controls and marks, invisible separators, the zero-width family
@@ -81,7 +81,7 @@ class Renderer:
         self._macro: Mapping[str, Callable[..., str]] = {
             **{n: getattr(card, n) for n in ("level", "main", "functions", "readings", "clocks", "actions")},
             **{n: getattr(overview, n) for n in ("headline", "observing", "parts", "facts", "events")},
-            **{n: getattr(frame, n) for n in ("attention", "quality", "rings")},
+            **{n: getattr(frame, n) for n in ("attention", "quality", "rings", "trial")},
         }
 
     def page(self, template: str, who: Visitor | None, *, here: str = "", notice: Notice | None = None, **values: Any) -> str:
@@ -137,7 +137,7 @@ class Slots:
         if made is not None and made[0] == model:
             return made
         kind = name.rpartition("/")[2]
-        timed = (now_ms,) if kind in ("main", "readings", "clocks") else ()
+        timed = (now_ms,) if kind in ("main", "readings", "clocks", "trial") else ()
         return model, self._renderer.part(kind, model, *timed)
 
 
@@ -149,7 +149,11 @@ def _models(ward: Ward) -> Iterable[tuple[str, object]]:
     frame = chrome(ward)
     yield "attention", frame.attention
     yield "rings", frame.attention
-    yield "quality", replace(frame, now_ms=0, time_utc="", attention=Attention("", ""))  # what it shows, and nothing that runs
+    yield "trial", frame.trial
+    yield (
+        "quality",
+        replace(frame, now_ms=0, time_utc="", attention=Attention("", ""), trial=Trial()),
+    )  # what it shows, and nothing that runs
     for c in ward.cards:
         yield from ((f"{c.id}/{kind}", model) for kind, model in _card_models(c))
 

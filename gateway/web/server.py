@@ -28,11 +28,14 @@ from gateway.web import (
     gateway_page,
     holdings,
     house_api,
+    message_pages,
     network_page,
     pages,
     people_pages,
     policy,
+    policy_pages,
     record_pages,
+    token_pages,
 )  # fmt: skip
 from gateway.web.access import by_peer, by_session
 from gateway.web.connections import Doorman, quiet_log
@@ -51,7 +54,8 @@ def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None
     """The application for HTTPS: the pages and the API, sessions by cookie."""
     app = _application(console, accounts, settings or WebSettings(), plain=False)
     for part in (
-        pages, device_page, adding, record_pages, network_page, gateway_page, people_pages, api, api_device, house_api, exporting,
+        pages, device_page, adding, record_pages, network_page, gateway_page, people_pages, policy_pages,
+        token_pages, message_pages, api, api_device, house_api, exporting,
         policy, holdings,
     ):  # fmt: skip
         app.add_routes(part.routes())

@@ -91,6 +91,7 @@ class FakeConsole:
         gateway = GatewayView(
             "ward-7-east", "Ward 7 East", "0.1.0", "observing" if observing else "enforcing", parts, 118, 1204, 798, now,
             datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "authenticated", 0, "5f" * 32,
+            *(self.policy.waiting() or ("", None)),
         )  # fmt: skip
         return WardView(now, gateway, devices, tuple(reversed(self._events[-30:])))
 
@@ -300,7 +301,7 @@ class FakeAccounts:
         self.people[user] = (password, "admin")
         return User(user, "admin")
 
-    async def login(self, user: str, password: str, source: str) -> User:
+    async def login(self, user: str, password: str, source: str, doing: str = "logged in") -> User:
         """Three wrong passwords, then a wait."""
         await asyncio.sleep(0)
         if self.wrong.get(user, 0) >= 3:

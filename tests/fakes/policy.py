@@ -5,6 +5,7 @@ They answer in the product's shapes, so that a page or a script sees what it wou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ class FakePolicy:
         self.password = password
         self.pending: dict[str, Any] | None = None
         self.previous = False
+
+    def waiting(self) -> tuple[str, int] | None:
+        """Who, and until when."""
+        if self.pending is None:
+            return None
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        return self.pending["actor"], now + int(self.pending["left_s"] * 1000)
 
     async def state(self) -> dict[str, Any]:
         """One profile."""
