@@ -111,7 +111,7 @@ TABLE: tuple[Route, ...] = (
     Route("GET", "/api/v1/devices/{id}/learned", learned, "A draft of a profile from what was seen", OPERATORS,
           answers(schema.OBJECT)),
     Route("POST", "/api/v1/devices/{id}/assign", assign, "Label a device's readings with a patient's token", OPERATORS,
-          answers(schema.OBJECT), takes=schema.record({"token": schema.text(128, 0)}), changes=True, people=True),
+          answers(schema.OBJECT), takes=schema.record({}, {"token": schema.text(128, 0)}), changes=True, people=True),
 )  # fmt: skip
 
 

@@ -66,6 +66,28 @@ API = (
     Row("GET", "/api/v1/cache", OPERATORS, OPERATORS),
     Row("POST", "/api/v1/cache/import", OPERATORS, (), json={"file": "AAAA"}),
     Row("GET", "/api/v1/devices/{id}/learned", OPERATORS, OPERATORS, path="/api/v1/devices/pump-1/learned"),
+    Row("POST", "/api/v1/devices/{id}/assign", OPERATORS, (), path="/api/v1/devices/pump-1/assign", json={"more": 1}),
+    Row("GET", "/api/v1/devices/{id}", path="/api/v1/devices/pump-1"),
+    Row("GET", "/api/v1/devices/{id}/label", path="/api/v1/devices/pump-1/label"),
+    Row("GET", "/api/v1/devices/{id}/levels", path="/api/v1/devices/pump-1/levels"),
+    Row("GET", "/api/v1/devices/{id}/verify", path="/api/v1/devices/pump-1/verify"),
+    Row("POST", "/api/v1/devices/{id}/verify", path="/api/v1/devices/pump-1/verify", json={"more": 1}),
+    Row("GET", "/api/v1/found"),
+    Row("GET", "/api/v1/profiles"),
+    Row("GET", "/api/v1/events.csv"),
+    Row("GET", "/api/v1/events.jsonl"),
+    Row("GET", "/api/v1/network"),
+    Row("GET", "/api/v1/identity"),
+    Row("GET", "/api/v1/offline"),
+    Row("GET", "/api/v1/record"),
+    Row("GET", "/api/v1/users", ADMIN, ()),
+    Row("POST", "/api/v1/users", ADMIN, (), json={"more": 1}),
+    Row("POST", "/api/v1/users/{name}/role", ADMIN, (), path="/api/v1/users/vic/role", json={"more": 1}),
+    Row("POST", "/api/v1/users/{name}/password", ADMIN, (), path="/api/v1/users/vic/password", json={"more": 1}),
+    Row("POST", "/api/v1/users/{name}/remove", ADMIN, (), path="/api/v1/users/vic/remove", json={"more": 1}),
+    Row("POST", "/api/v1/password", tokens=(), json={"more": 1}),
+    Row("POST", "/api/v1/outbox/{id}/retry", OPERATORS, (), path="/api/v1/outbox/1/retry", json={}),
+    Row("POST", "/api/v1/outbox/{id}/discard", OPERATORS, (), path="/api/v1/outbox/1/discard", json={}),
 )
 PAGES = (
     Row("GET", "/", tokens=()),
@@ -73,7 +95,32 @@ PAGES = (
     Row("GET", "/events", tokens=()),
     Row("GET", "/devices/{id}", tokens=(), path="/devices/pump-1"),
     Row("GET", "/devices/{id}/{verb}", OPERATORS, (), path="/devices/pump-1/service"),
-    Row("POST", "/devices/{id}/{verb}", OPERATORS, (), path="/devices/pump-1/attest", form={}),
+    Row("POST", "/devices/{id}/{verb}", CARE, (), path="/devices/pump-1/attest", form={}),
+    Row("GET", "/devices/{id}/label", tokens=(), path="/devices/pump-1/label"),
+    Row("POST", "/devices/{id}/verify", tokens=(), path="/devices/pump-1/verify", form={}),
+    Row("GET", "/add", tokens=()),
+    Row("GET", "/add/{key}", OPERATORS, (), path="/add/other"),
+    Row("POST", "/add/{key}", OPERATORS, (), path="/add/other", form={}),
+    Row("GET", "/network", tokens=()),
+    Row("GET", "/gateway", tokens=()),
+    Row("GET", "/gateway/password", tokens=()),
+    Row("POST", "/gateway/password", tokens=(), form={}),
+    *(Row(m, "/gateway/people/add", ADMIN, (), form={}) for m in ("GET", "POST")),
+    *(
+        Row(m, f"/gateway/people/{{name}}/{verb}", ADMIN, (), path=f"/gateway/people/vic/{verb}", form={})
+        for m in ("GET", "POST")
+        for verb in ("role", "password", "remove")
+    ),
+    *(Row(m, "/gateway/tokens/add", ADMIN, (), form={}) for m in ("GET", "POST")),
+    *(Row(m, "/gateway/tokens/{name}/revoke", ADMIN, (), path="/gateway/tokens/old/revoke", form={}) for m in ("GET", "POST")),
+    *(Row(m, f"/gateway/policy/{verb}", OPERATORS, (), form={}) for m in ("GET", "POST") for verb in ("confirm", "rollback")),
+    *(
+        Row(m, f"/gateway/messages/{{id}}/{verb}", OPERATORS, (), path=f"/gateway/messages/1/{verb}", form={})
+        for m in ("GET", "POST")
+        for verb in ("retry", "discard")
+    ),
+    Row("POST", "/gateway/outbox/{id}/retry", OPERATORS, (), path="/gateway/outbox/1/retry", form={}),
+    *(Row(m, "/gateway/outbox/{id}/discard", OPERATORS, (), path="/gateway/outbox/1/discard", form={}) for m in ("GET", "POST")),
     Row("GET", "/login", tokens=(), open=True),
     Row("POST", "/login", tokens=(), open=True, form={"user": "", "password": ""}),
     Row("POST", "/logout", tokens=(), form={}),
