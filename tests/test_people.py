@@ -12,7 +12,8 @@ from gateway.enforcer import credentials
 from gateway.enforcer.confirm import answer_request
 from gateway.enforcer.confirmed import ConfirmedPolicy
 from gateway.enforcer.credentials import CredentialError, Operators
-from gateway.errors import RefusedError, UnavailableError
+from gateway.errors import InputError, RefusedError, UnavailableError
+from gateway.model.view import User
 from gateway.people import People
 from gateway.store.audit import AuditLog
 from gateway.store.database import Database
@@ -161,3 +162,99 @@ def test_after_a_reboot_only_a_clock_that_was_set_says_how_old_it_is(
     else:
         with pytest.raises(CredentialError, match="expired"):
             operators.claim("ABCD-EFGH", "ada", PASSWORD)
+
+
+# --- people change, in both places ---
+
+OTHER = "quite another sentence"
+
+
+@pytest.fixture
+async def house(rig: Rig) -> Rig:
+    """With an admin who has claimed it."""
+    await rig.people.claim(await rig.code(), "ada", PASSWORD)
+    return rig
+
+
+ADA = User("ada", "admin")
+
+
+async def test_a_new_person_confirms_with_the_same_password_only_where_the_role_does(house: Rig) -> None:
+    await house.people.admit(ADA, "Bea", OTHER, "biomed", PASSWORD)
+    assert house.operators.check("bea", OTHER) == "biomed"
+    await house.people.admit(ADA, "vic", OTHER, "viewer", PASSWORD)
+    with pytest.raises(CredentialError):
+        house.operators.check("vic", OTHER)
+    assert [(u.name, u.role) for u in await house.people.users()] == [("ada", "admin"), ("bea", "biomed"), ("vic", "viewer")]
+
+
+async def test_whoever_changes_people_shows_the_password(house: Rig) -> None:
+    for wrong in ("", "not it at all"):
+        with pytest.raises(RefusedError):
+            await house.people.admit(ADA, "bea", OTHER, "biomed", wrong)
+        with pytest.raises(RefusedError):
+            await house.people.dismiss(ADA, "ada", wrong)
+    assert [u.name for u in await house.people.users()] == ["ada"]
+    with pytest.raises(RefusedError, match="only an admin"):
+        await house.people.admit(User("bea", "biomed"), "eve", OTHER, "admin", OTHER)
+
+
+async def test_a_known_name_is_not_given_a_second_credential(house: Rig) -> None:
+    await house.people.admit(ADA, "bea", OTHER, "biomed", PASSWORD)
+    with pytest.raises(InputError, match="already"):
+        await house.people.admit(ADA, "bea", "a third sentence here", "admin", PASSWORD)
+    assert house.operators.check("bea", OTHER) == "biomed"
+
+
+async def test_a_viewer_who_becomes_biomed_needs_a_new_password_and_a_fall_takes_the_credential(house: Rig) -> None:
+    await house.people.admit(ADA, "vic", OTHER, "viewer", PASSWORD)
+    with pytest.raises(InputError, match="needs a new one"):
+        await house.people.appoint(ADA, "vic", "biomed", PASSWORD)
+    await house.people.appoint(ADA, "vic", "biomed", PASSWORD, "a third sentence here")
+    assert house.operators.check("vic", "a third sentence here") == "biomed"
+    await house.people.appoint(ADA, "vic", "admin", PASSWORD)
+    assert house.operators.check("vic", "a third sentence here") == "admin"
+    await house.people.appoint(ADA, "vic", "viewer", PASSWORD)
+    with pytest.raises(CredentialError):
+        house.operators.check("vic", "a third sentence here")
+
+
+async def test_the_last_admin_stays_in_both_places(house: Rig) -> None:
+    for change in (house.people.appoint(ADA, "ada", "viewer", PASSWORD), house.people.dismiss(ADA, "ada", PASSWORD)):
+        with pytest.raises(RefusedError, match="last admin"):
+            await change
+    await house.in_both("ada", PASSWORD)
+
+
+async def test_a_person_who_goes_is_gone_from_both_and_while_policy_is_away_nothing_changes(house: Rig) -> None:
+    await house.people.admit(ADA, "bea", OTHER, "biomed", PASSWORD)
+    token = await house.people.start_session(User("bea", "biomed"))
+    house.away = True
+    with pytest.raises(UnavailableError):
+        await house.people.dismiss(ADA, "bea", PASSWORD)
+    assert await house.people.session(token) == User("bea", "biomed")
+    house.away = False
+    await house.people.dismiss(ADA, "bea", PASSWORD)
+    assert await house.people.session(token) is None
+    with pytest.raises(CredentialError):
+        house.operators.check("bea", OTHER)
+
+
+async def test_ones_own_password_changes_in_both_and_ends_the_sessions(house: Rig) -> None:
+    token = await house.people.start_session(ADA)
+    with pytest.raises(RefusedError):
+        await house.people.change_password(ADA, "not it at all", OTHER, "test")
+    with pytest.raises(InputError, match="12 to 256"):
+        await house.people.change_password(ADA, PASSWORD, "short", "test")
+    await house.people.change_password(ADA, PASSWORD, OTHER, "test")
+    assert await house.people.session(token) is None
+    await house.in_both("ada", OTHER)
+
+
+async def test_root_on_the_console_asks_policy_itself(house: Rig) -> None:
+    root = User("root", "admin")
+    house.away = True  # the daemon never asks in root's name
+    await house.people.admit(root, "vic", OTHER, "viewer", "")
+    await house.people.appoint(root, "vic", "clinical", "")
+    await house.people.dismiss(root, "vic", "")
+    assert [u.name for u in await house.people.users()] == ["ada"]

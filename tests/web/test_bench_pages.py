@@ -39,7 +39,7 @@ def bench() -> Iterator[Bench]:
     try:
         for name in ("observed", "trusted-ward"):
             assert scenarios.play(made, name).ok, name
-        made.ask("pump-1", "tamper", register=104, value=7)
+        made.ask("pump-1", "tamper", register=110, value=1)
         made.await_device("pump-1", scenarios.at_level(0), 15, "cut")
         yield made
     finally:
@@ -124,6 +124,6 @@ def test_the_pages_say_what_the_gateway_does(bench: Bench, browser: Browser, ses
     expect(page.locator("#people")).to_contain_text("biomed-1")
     page.goto(f"https://127.0.0.1:{bench.port}/events?device=pump-1&severity=alarm")
     expect(page.locator(".proof")).to_contain_text("The record verifies up to line")
-    expect(page.locator(".e-text").first).to_contain_text("register 104")
+    expect(page.locator(".e-text").first).to_contain_text("register 110")
     context.close()
     assert said == []
