@@ -15,7 +15,7 @@ WIDTH = 1240
 _LEFT_W, _BAR_X, _BAR_W, _RIGHT_X, _RIGHT_W = 470, 570, 170, 900, 340
 _TOP, _HEAD, _ROW, _PAD, _GAP = 44, 62, 30, 10, 16
 _HOST_HEAD, _HOST_ROW = 62, 16
-_TITLE, _SUB, _ROW_TEXT = 30, 46, 44  # characters that fit; the whole text is in the table
+_TITLE, _SUB, _ROW_TEXT = 30, 46, 41  # characters that fit; the whole text is in the table
 _PROTOCOLS = {"tcp": "TCP", "udp": "UDP", "radio": "Bluetooth"}
 
 

@@ -6,7 +6,6 @@ neither a script's mistake nor anything that the content security policy refused
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -101,10 +100,9 @@ def test_five_pages_of_one_product(bench: Bench, browser: Browser, session: Any,
         page.wait_for_timeout(400)  # the first live picture is in place
         page.screenshot(path=shots / f"{name}-{scheme}-{size}.png", full_page=size == "desktop")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, size)
-        found = Axe().run(page)
-        assert found.violations_count == 0, json.dumps(
-            [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found.response["violations"]]
-        )
+        if (scheme, size) in (("light", "desktop"), ("dark", "phone")):
+            found = Axe().run(page).response["violations"]
+            assert found == [], [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found]
     context.close()
     assert said == []
 
