@@ -106,6 +106,7 @@ def _claim(steps: Steps, network: Network, links: dict[str, Row], name: str, sou
         )
     else:
         steps.lines += [f"link set {found} down", f"link set {found} name {name}"]
+        steps.lines += [f"addr flush dev {name} scope global"] if used else []
         links[name] = {**links.pop(found), "ifname": name, "flags": []}
 
 
