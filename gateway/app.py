@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import drivers
-from gateway import __version__
+from gateway import __version__, tls
 from gateway.attester.attester import Attester
 from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
@@ -109,10 +109,8 @@ class DriverContext:
         return self._app.grants.of(device_id)
 
     def tls(self, purpose: str) -> ssl.SSLContext:
-        """A client context with the system's anchors; ``purpose`` names the use in errors."""
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_3 if purpose == "uplink" else ssl.TLSVersion.TLSv1_2
-        return context
+        """The context of ``[tls.<purpose>]``; raises InputError naming what is wrong with it."""
+        return tls.context(purpose, self._app.config.tls)
 
 
 class App:
@@ -136,7 +134,7 @@ class App:
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
         self.readings = WayOut(
-            config, self.outbox, self.clock, certificate=self.certificates.at, told=self.tell,
+            config, self.outbox, self.journal, self.clock, certificate=self.certificates.at, told=self.tell,
             vouch=lambda spki: self.attester.register_software_key("uplink", spki),
         )  # fmt: skip
         self.conductor = Conductor(

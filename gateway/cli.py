@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway import cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -202,15 +203,20 @@ def _device_command(verb: str) -> Command:
     return command
 
 
+def _ask(o: argparse.Namespace, verb: str, device_id: str, arguments: dict[str, str]) -> int:
+    """Carry out a command of the daemon, as the person who is named."""
+    outcome = _control(o).command(verb, device_id, arguments, user=o.user, password=_password(o))
+    _say(o, outcome, [outcome["text"]])
+    return 0 if outcome["ok"] else 1
+
+
 def _device_add(o: argparse.Namespace) -> int:
     arguments = {
         "name": o.name or o.id, "bus": o.bus, "profile": o.profile, "address": o.address, "port": o.port or "", "mac": o.mac or "",
         "addresses": ",".join(o.ip or ([o.address] if o.bus != "ble" else [])), "passkey": o.passkey or "",
         "endorsement": _read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
     }  # fmt: skip
-    outcome = _control(o).command("add", o.id, arguments, user=o.user, password=_password(o))
-    _say(o, outcome, [outcome["text"]])
-    return 0 if outcome["ok"] else 1
+    return _ask(o, "add", o.id, arguments)
 
 
 def _user_add(o: argparse.Namespace) -> int:
@@ -385,6 +391,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
     p = add("outbox", _outbox, "what still has to leave, what was lost, what the broker refuses")
     p.add_argument("--retry", action="store_true", help="send the dead letters again")
+    cli_messages.register(add, commands, common, _ask)
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")

@@ -202,6 +202,25 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates for connections of drivers, by name. ``ca``: who signs the other end's; ``cert`` and ``key``: what we show.
+
+    ``serve``: for connections that others open to us (a certificate of ours is needed then); otherwise for those that we open.
+    """
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    serve: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) is not (self.key is None):
+            raise ValueError("cert and key go together")
+        if self.serve and self.cert is None:
+            raise ValueError("who serves needs cert and key")
+
+
+@dataclass(frozen=True, slots=True)
 class Enrolment:
     """Where the hospital's CA takes enrolment requests; empty: ``wardgate enrol`` is told, or goes by files."""
 
@@ -214,7 +233,8 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
+    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings; ``tls``
+    certificates that they use."""
 
     gateway: Gateway = field(default_factory=Gateway)
     network: Network = field(default_factory=Network)
@@ -227,6 +247,7 @@ class Config:
     enrolment: Enrolment = field(default_factory=Enrolment)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tls: dict[str, Tls] = field(default_factory=dict)
 
 
 def parse_config(text: str, where: str = "wardgate.toml") -> Config:

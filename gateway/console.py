@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from gateway.grants import Grants
 from gateway.identity import identify, way_back
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.instant import TimeQuality
+from gateway.model.instant import NS_PER_S, TimeQuality
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
@@ -39,9 +38,12 @@ _CARE = ("clinical", "biomed", "admin")
 ROLES: Mapping[str, tuple[str, ...]] = {
     "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
     "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
+    "retry-message": _OPERATORS, "discard-message": _OPERATORS,
 }  # fmt: skip
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
-_READINGS = 4  # newest per device in the picture
+_MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
+_READINGS = 12  # quantities of a device in the picture, each with its newest value
+_STALE_S = 60.0  # one that is older than this makes room for another
 
 
 class InventoryPort(Protocol):
@@ -69,6 +71,8 @@ class WayOutPort(Protocol):
     async def look(self) -> OutboxView: ...
     async def waiting(self) -> int: ...
     async def retry(self) -> int: ...
+    async def kept_aside(self, message_id: int) -> str: ...
+    async def settle(self, message_id: int, discard: str) -> str: ...
 
 
 @dataclass(slots=True)
@@ -109,7 +113,7 @@ class Console:
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
         self._way_out, self._waiting = way_out, 0
         self._started = clock.now()
-        self._readings: dict[str, deque[Reading]] = {}
+        self._readings: dict[str, dict[str, Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
@@ -127,7 +131,7 @@ class Console:
             if s.device.state is DeviceState.RETIRED:
                 continue
             lease = self._grants.of(s.id).current(now)
-            readings = tuple(self._readings.get(s.id, ()))
+            readings = tuple(self._readings.get(s.id, {}).values())
             devices.append(device_view(s, now, lease.until if lease.level else None, readings, self._sequences.get(s.id)))
         known = {d.address for d in devices}
         devices += [proposed_view(p, now) for a, p in engine.proposed.items() if a not in known]
@@ -154,10 +158,13 @@ class Console:
     def observe(self, batch: Sequence[Observation]) -> None:
         """Keep the newest readings of each quantity for the picture."""
         for o in batch:
-            kept = self._readings.setdefault(o.device_id, deque(maxlen=_READINGS))
-            for old in [r for r in kept if r.quantity == o.quantity]:
-                kept.remove(old)
-            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at))
+            kept = self._readings.setdefault(o.device_id, {})
+            if o.quantity not in kept and len(kept) >= _READINGS:
+                stale = min(kept, key=lambda q: kept[q].taken_at.mono_ns)
+                if o.taken_at.mono_ns - kept[stale].taken_at.mono_ns < _STALE_S * NS_PER_S:
+                    continue  # a device with more quantities shows the same ones all the time
+                del kept[stale]
+            kept[o.quantity] = Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at)
         self.counters.observations_in += len(batch)
 
     def certified(self, device_id: str, sequence: int) -> None:
@@ -214,6 +221,8 @@ class Console:
                 return await self._add(command)
             if command.verb == "break-glass":
                 return await self._break_glass(command)
+            if command.verb in _MESSAGE_VERBS:
+                return await self._settle_message(command)
             device = await self._device(command.device_id)
             if command.verb in _POLICY_VERBS and not (command.verb == "accept" and device.state is DeviceState.SERVICE):
                 return await self._change_state(command, device)
@@ -312,6 +321,22 @@ class Console:
         await self._confirm(body)
         await self._conductor.emit(replace(command, secret=""))
         return Outcome(True, f"{device.id} {command.argument('function')} is open for {command.argument('minutes')} min")
+
+    async def _settle_message(self, command: OperatorCommand) -> Outcome:
+        """A stored message that is kept aside goes again, or goes: the record of who said so, and why, comes first."""
+        number, reason = command.argument("message"), command.argument("reason")
+        if not (number.isascii() and number.isdigit() and len(number) < 19):
+            raise InputError(f"{number[:20]!r} is no number of a message", "see `wardgate outbox`")
+        if not 3 <= len(reason) <= 200:
+            raise InputError("this needs a reason of 3 to 200 characters", "give --reason")
+        route = await self._way_out.kept_aside(int(number))
+        if command.argument("prepare"):
+            return Outcome(True, "nothing to confirm")
+        await self._conductor.emit(replace(command, secret="", device_id=route.partition("/")[0]))
+        await self._conductor.drained()
+        again = command.verb == "retry-message"
+        await self._way_out.settle(int(number), "" if again else f"{command.actor}: {reason}")
+        return Outcome(True, f"message {number} of {route} {'is sent again' if again else 'is let go'}", (("route", route),))
 
     async def _add(self, command: OperatorCommand) -> Outcome:
         a = dict(command.arguments)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli_messages import lines as message_lines
 from gateway.control import Control
 from gateway.errors import UnavailableError
 
@@ -70,6 +71,7 @@ def outbox(control: Control, *, retry: bool) -> tuple[Any, list[str]]:
     lines += [
         f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]
     ]
+    lines += message_lines(v)
     lines += [f"  dead letter {d['id']}: {d['topic']}, {d['readings']} readings: {d['reason']}" for d in v["dead_letters"]]
     return v, lines
 

@@ -27,6 +27,7 @@ from gateway.model.observation import Observation
 from gateway.policy.compile import compile_document
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
+from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.way_out import WayOut
 from tests.issuer.verdicts import verdict
@@ -51,7 +52,7 @@ async def test_only_trusted_readings_name_a_certificate_and_without_a_broker_all
         return NAMED
 
     config = Config(gateway=Gateway(state=tmp_path))
-    way = WayOut(config, outbox, CLOCK, certificate=certificate, told=lambda p: None, vouch=lambda s: None)
+    way = WayOut(config, outbox, Journal(database), CLOCK, certificate=certificate, told=lambda p: None, vouch=lambda s: None)
     shown: list[Observation] = []
     way.watch = shown.extend
     batch = [reading(TrustLevel.FULL), reading(TrustLevel.NONE), reading(None)]
