@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 
 from drivers.delivery import Delivery
-from drivers.hl7.message import Message, key_of
+from drivers.hl7.message import key_of, parse
 from drivers.hl7.observations import decode
 from gateway.driver import Context
 from gateway.errors import MalformedError
@@ -26,7 +26,7 @@ _TURN_S = 0.1
 _REMEMBERED = 256  # messages that are known when they come again: their readings are not counted twice
 
 
-_Taken = tuple[Message, TrustLevel, Instant, Instant | None]  # level and time of its receipt, and since when there is evidence
+_Taken = tuple[bytes, TrustLevel, Instant, Instant | None]  # level and time of its receipt, and since when there is evidence
 
 
 class Readings(Delivery):
@@ -41,12 +41,12 @@ class Readings(Delivery):
         self._may = BURST
         self.passed_over = 0  # messages whose readings were dropped, until it is told
 
-    def take(self, message: Message, level: TrustLevel, received: Instant, trusted_since: Instant | None) -> None:
+    def take(self, raw: bytes, level: TrustLevel, received: Instant, trusted_since: Instant | None) -> None:
         """A message of the device was accepted, at this level."""
-        self._messages.append((message, level, received, trusted_since))
-        self._bytes += len(message.raw)
+        self._messages.append((raw, level, received, trusted_since))
+        self._bytes += len(raw)
         while len(self._messages) > MAX_MESSAGES or (self._bytes > MAX_BYTES and len(self._messages) > 1):
-            self._bytes -= len(self._messages.popleft()[0].raw)
+            self._bytes -= len(self._messages.popleft()[0])
             self.passed_over += 1
         self._any.set()
 
@@ -61,7 +61,7 @@ class Readings(Delivery):
             self._may, last_s = min(BURST, self._may + (now_s - last_s) * PER_S), now_s
             while self._messages and self._may > 0:
                 taken = self._messages.popleft()
-                self._bytes -= len(taken[0].raw)
+                self._bytes -= len(taken[0])
                 self._may -= self._decode(taken)
             if not self._messages:
                 self._any.clear()
@@ -71,7 +71,8 @@ class Readings(Delivery):
 
     def _decode(self, taken: _Taken) -> int:
         """Returns how many readings it was."""
-        message, level, received, trusted_since = taken
+        raw, level, received, trusted_since = taken
+        message = parse(raw)
         key = key_of(message)
         if key in self._seen:
             return 0
