@@ -18,7 +18,7 @@ from gateway.model.event import Behaviour
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 
-MAX_MESSAGES = 64  # that wait to be decoded; a monitor sends one a second
+MAX_MESSAGES = 16  # that wait to be decoded: few, so that what a flood leaves here is still in the processor's cache
 MAX_BYTES = 512 * 1024  # of those
 PER_S = 200.0  # readings of one device that are decoded in a second: a monitor with every module has fewer
 BURST = 1_000.0  # and at once: a message with all its readings, after a minute of silence
@@ -26,7 +26,7 @@ WARD_PER_S, WARD_BURST = (
     2_000.0,
     10_000.0,
 )  # of all devices: fifty monitors with forty each; a tenth of what the disk takes
-_TURN_S = 0.1
+_TURN_S, _PAUSE_S = 0.02, 0.1  # between two looks at what has come; when there is no budget left
 _REMEMBERED = 256  # messages that are known when they come again: their readings are not counted twice
 
 
@@ -78,7 +78,7 @@ class Readings(Delivery):
         told_s = loop.time()
         while True:
             await self._any.wait()
-            await asyncio.sleep(_TURN_S)
+            await asyncio.sleep(_TURN_S if self._own.left(loop.time()) and self._ward.left(loop.time()) else _PAUSE_S)
             now_s = loop.time()
             while self._messages and self._own.left(now_s) and self._ward.left(now_s):
                 taken = self._messages.popleft()
