@@ -25,6 +25,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
+from gateway.drafts import Drafts
 from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
@@ -32,6 +33,7 @@ from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
+from gateway.holdings import Holdings
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
@@ -48,6 +50,7 @@ from gateway.store.database import Database
 from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
+from gateway.store.stock import Stock
 from gateway.supervisor import Supervisor
 from gateway.way_out import WayOut
 
@@ -145,6 +148,14 @@ class App:
             bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
             ak_sha256=lambda: _sha256(self.attester.ak_spki()),
         )  # fmt: skip
+        self.console.policy = self.drafts = Drafts(
+            config, self.profiles, compiled=self.console.compiled, ask=self._confirm, emit=self.conductor.emit,
+            configure=self.console.configure,
+        )  # fmt: skip
+        self.console.holdings = self.holdings = Holdings(
+            config, self.clock, inventory=self.inventory, stock=Stock(self.database), cache=self.cache, keys=self.keys,
+            profiles=self.profiles, chain=self.attester.ak_chain, emit=self.conductor.emit, configure=self.console.configure,
+        )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
@@ -241,6 +252,8 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        supervisor.keep("policy", self.drafts.watch)
+        supervisor.keep("seen", self._keep_seen)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
@@ -283,8 +296,21 @@ class App:
             await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
         elif kind in ("tampered", "restored"):
             await self.conductor.emit(PartChanged("rules", up=kind == "restored", detail=str(event.get("text", ""))))
+        elif kind == "seen":
+            self._seen(event)
         elif kind == "denied":
             await self.conductor.emit(Behaviour(str(event["device"]), "denied", str(event["text"]), int(event["count"])))
+
+    def _seen(self, event: Mapping[str, Any]) -> None:
+        s = self.conductor.engine.standings.get(str(event.get("device", "")))
+        if s is not None and s.device.state is DeviceState.OBSERVING:
+            self.holdings.learned_flows.note(event, {s.id: s.device.ip_addresses})
+
+    async def _keep_seen(self) -> None:
+        await self.holdings.open()
+        while True:
+            await asyncio.sleep(10)  # what is lost in a crash is seen again
+            await self.holdings.save_seen()
 
     async def _feed(self) -> None:
         while True:

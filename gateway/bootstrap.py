@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gateway.config import Config, parse_config, read_config
+from gateway.confirmed import applied_profiles
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
 from gateway.network.answers import network_toml, pairs
@@ -319,20 +320,26 @@ def export_audit(config: Config, out: TextIO) -> None:
     asyncio.run(_with_store(config, work))
 
 
-def load_profiles(config: Config) -> dict[str, Profile]:
-    """Every profile of the configuration's folder, by id. Raises InputErrors with every file's mistakes."""
+def load_profiles(config: Config, *, applied: bool = True) -> dict[str, Profile]:
+    """Every profile of the configuration's folder, by id; one that was applied counts before the folder's of that id.
+
+    Raises InputErrors with every file's mistakes.
+    """
     from gateway.policy.profile import parse_profile
 
     profiles: dict[str, Profile] = {}
     problems: list[tuple[str, str]] = []
-    for path in sorted(config.policy.profiles.glob("*.toml")):
+    texts: list[tuple[str, Path | str]] = [(p.name, p) for p in sorted(config.policy.profiles.glob("*.toml"))]
+    texts += [(f"applied {i}", text) for i, text in sorted(applied_profiles(config.policy.confirmed).items())] if applied else []
+    for name, text in texts:
         try:
-            profile = parse_profile(_toml_of(path), config.peers)
+            table = _toml_of(text) if isinstance(text, Path) else _parsed_toml(text, name)
+            profile = parse_profile(table, config.peers)
             profiles[profile.id] = profile
         except InputErrors as e:
-            problems += [(f"{path.name}: {where}", what) for where, what in e.problems]
+            problems += [(f"{name}: {where}", what) for where, what in e.problems]
         except InputError as e:
-            problems.append((path.name, e.what))
+            problems.append((name, e.what))
     if problems:
         raise InputErrors(str(config.policy.profiles), tuple(problems))
     return profiles
@@ -340,20 +347,16 @@ def load_profiles(config: Config) -> dict[str, Profile]:
 
 def _toml_of(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise InputError(f"{path} is no TOML file ({e})", "mend it") from None
+        return _parsed_toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} cannot be read ({e})", "mend it") from None
 
 
-def check_profiles(files: Sequence[Path], config_path: Path) -> Answer:
-    """Check profile files; peers come from the configuration when there is one."""
-    from gateway.policy.profile import parse_profile
-
-    peers = read_config(config_path).peers if config_path.exists() else {}
-    found = [parse_profile(_toml_of(f), peers) for f in files]
-    return [p.id for p in found], [
-        f"{f}: {p.name}: {len(p.functions)} functions, {len(p.targets)} targets" for f, p in zip(files, found, strict=True)
-    ]
+def _parsed_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise InputError(f"{where} is no TOML ({e})", "mend it") from None
 
 
 def failures(config: Config) -> Answer:

@@ -145,23 +145,6 @@ def _audit_export(o: argparse.Namespace) -> int:
     return 0
 
 
-def _policy_check(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import check_profiles
-
-    document, lines = check_profiles([Path(f) for f in o.files], o.config)
-    _say(o, document, lines)
-    return 0
-
-
-def _policy_failures(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import failures
-    from gateway.config import read_config
-
-    document, lines = failures(read_config(o.config))
-    _say(o, document, lines)
-    return 0
-
-
 # --- through the daemon ---
 
 
@@ -210,7 +193,12 @@ def _device_show(o: argparse.Namespace) -> int:
 
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
-        return _ask(o, verb, o.id, {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None})
+        arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        if getattr(o, "anyway", False):
+            arguments["anyway"] = "yes"
+        outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
+        _say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
+        return 0 if outcome["ok"] else 1
 
     return command
 
@@ -422,6 +410,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
+        if verb == "accept":
+            p.add_argument("--anyway", action="store_true", help="although another device looks the same")
         person(p)
     p = add(
         "service",
@@ -454,6 +444,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
-    policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
-    add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
-    add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)
+    from gateway import cli_holdings, cli_policy
+
+    tools = cli_policy.Tools(_say, _control, _password, person)
+    cli_policy.register(add, commands, common, tools)
+    cli_holdings.register(add, commands, common, tools)

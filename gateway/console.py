@@ -16,8 +16,10 @@ from gateway import __version__
 from gateway.clock import Clock
 from gateway.conductor import Conductor
 from gateway.config import Config
+from gateway.confirmed import confirmed_document, with_broker
 from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
+from gateway.identity import identify, way_back
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
 from gateway.model.instant import NS_PER_S, TimeQuality
@@ -28,7 +30,7 @@ from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, Part
 from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort
+from gateway.ports import AccountsPort, AuditPort, HoldingsPort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
@@ -115,6 +117,8 @@ class Console:
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
+        self.policy: PolicyPort  # both are set by app: they need this console to configure
+        self.holdings: HoldingsPort
 
     # --- seeing ---
 
@@ -242,23 +246,33 @@ class Console:
 
     async def _change_state(self, command: OperatorCommand, device: Device) -> Outcome:
         changed = replace(device, state=_next(device, command.verb))
+        known = await self._identity(command, device) if command.verb == "accept" else ()
         devices = [changed if d.id == device.id else d for d in await self._inventory.devices()]
         document = self.compile(devices)
         if command.argument("prepare"):
             text = (
                 f"{command.verb} {device.id}: {'; '.join(difference(self._confirmed(), document)) or 'no change of what may pass'}"
             )
-            return Outcome(
-                True, text, (("document", json.dumps(document)), ("difference", difference(self._confirmed(), document)))
+            detail = (
+                ("document", json.dumps(document)),
+                ("difference", difference(self._confirmed(), document)),
+                ("identity", known),
             )
+            return Outcome(True, text, detail)
         behind = await self._confirmed_by(command, document)
         await self._inventory.keep_state(device.id, changed.state)  # the state alone: a bond may have been made meanwhile
         if changed.state is DeviceState.RETIRED and self._keys.of(device.id):
             await self._keys.keep(device.id, {})
         await self._conductor.emit(replace(command, secret=""))
         await self.configure(command.actor, adopt_first=command.verb == "enforce")
-        text = f"{device.id} is now {changed.state}" + (f"; the ward's network is behind: {'; '.join(behind)}" if behind else "")
-        return Outcome(True, text, (("state", changed.state.value),))
+        text = f"{device.id} is now {changed.state}{way_back(command.verb, device.id)}"
+        text += f"; the ward's network is behind: {'; '.join(behind)}" if behind else ""
+        return Outcome(True, text, (("state", changed.state.value), ("identity", known)))
+
+    async def _identity(self, command: OperatorCommand, device: Device) -> tuple[str, ...]:
+        """What tells this device from others; RefusedError when it looks like another one, unless that is meant."""
+        references = dict(await self._inventory.references())
+        return identify(device, await self._inventory.devices(), references, anyway=bool(command.argument("anyway")))
 
     async def _within_state(self, command: OperatorCommand, device: Device) -> Outcome:
         if command.argument("prepare"):
@@ -326,7 +340,7 @@ class Console:
 
     async def _add(self, command: OperatorCommand) -> Outcome:
         a = dict(command.arguments)
-        if any(d.id == command.device_id for d in await self._inventory.devices()):
+        if any(d.id == command.device_id and d.state is not DeviceState.RETIRED for d in await self._inventory.devices()):
             raise InputError(f"there is a device {command.device_id!r} already", "choose another id, or remove that one")
         if a.get("profile") not in self._profiles:
             raise InputError(
@@ -346,21 +360,24 @@ class Console:
 
     # --- configuration ---
 
-    def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
-        """The policy document for these devices."""
+    def compile(
+        self, devices: Sequence[Device], profiles: Mapping[str, Profile] | None = None, texts: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The policy document for these devices. ``texts``: the profiles that were applied; None: those that are in force."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
         network = self._config.network
-        document = compile_document(
-            kept, self._profiles, network.addresses, network.ward, serves=Serves(network.services.offers, network.services.dhcp)
-        )
-        return _with_broker(document, (*self._config.uplink.flows, *network.services.flows))
+        serves = Serves(network.services.offers, network.services.dhcp)
+        document = compile_document(kept, profiles or self._profiles, network.addresses, network.ward, serves=serves)
+        applied = self._confirmed().get("profiles") if texts is None else texts
+        document |= {"profiles": dict(applied)} if applied else {}
+        return with_broker(document, (*self._config.uplink.flows, *network.services.flows))
+
+    async def compiled(self, profiles: Mapping[str, Profile], texts: Mapping[str, str]) -> dict[str, Any]:
+        """The document for the ward as it is, with these profiles."""
+        return self.compile(await self._inventory.devices(), profiles, texts)
 
     def _confirmed(self) -> dict[str, Any]:
-        try:
-            loaded: dict[str, Any] = json.loads(self._config.policy.confirmed.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {"version": 1, "devices": {}, "sets": {}}
-        return loaded
+        return confirmed_document(self._config.policy.confirmed)
 
     async def configure(self, actor: str = "", adopt_first: bool = False) -> None:
         """Feed the engine and the drivers what is stored now."""
@@ -381,17 +398,11 @@ class Console:
         await self._reassign()
 
 
-def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
-    """The broker, name and time servers: the gateway itself speaks to them; the kernel opens nothing else toward the hospital."""
-    sets = document["sets"]
-    for address, protocol, port in flows:
-        name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]
-        sets[name] = sorted([*(e for e in sets.get(name, []) if e != element), element], key=str)
-    return document
-
-
 def _next(device: Device, verb: str) -> DeviceState:
     try:
         return next_state(device.state, verb)
     except ValueError as e:
-        raise RefusedError(f"{device.id}: {e}", "see `wardgate device show`") from None
+        remedy = "see `wardgate device show`"
+        if verb == "undo":  # what somebody tries who has accepted the wrong device
+            remedy = f"undo ends a repair; a device accepted by mistake goes with `wardgate device remove {device.id}`"
+        raise RefusedError(f"{device.id}: {e}", remedy) from None

@@ -19,6 +19,7 @@ DOCUMENT_MAX = 32 << 20  # 10,000 devices with three flows each are 5 MB
 DEVICES_MAX = 20_000
 ELEMENTS_MAX = 400_000
 PROBLEMS_MAX = 100  # a person mends that many before trying again
+PROFILES_MAX, PROFILE_MAX = 256, 64 << 10  # texts of profiles, characters each; the longest of ours has two thousand
 BREAK_GLASS_PROTOCOLS = ("tcp", "udp")
 
 _DEVICE_ID = re.compile(r"[a-z0-9-]{1,63}")
@@ -105,7 +106,10 @@ class DeviceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A checked document. ``sets`` holds every name of SHAPES; ``functions`` says what break-glass may open."""
+    """A checked document. ``sets`` holds every name of SHAPES; ``functions`` says what break-glass may open.
+
+    Its text also carries ``profiles`` (those that were applied, as TOML by id): the daemon reads them, here they are only bounded.
+    """
 
     document_id: str
     canonical: bytes
@@ -164,12 +168,13 @@ class _Checker:
             self.problems.append((path, what))
 
     def document(self, value: Any) -> Document:
-        top = self._object("", value, {"version", "devices", "sets"}, {"functions"})
+        top = self._object("", value, {"version", "devices", "sets"}, {"functions", "profiles"})
         if type(top.get("version")) is not int or top.get("version") != 1:
             self.wrong("version", "must be 1")
         devices = self._devices(top.get("devices", {}))
         sets = self._sets(top.get("sets", {}))
         functions = self._functions(top.get("functions", {}), devices)
+        self._profiles(top.get("profiles", {}))
         if self.problems:
             return Document("", b"", {}, {})
         self._consistent(devices, sets, functions)
@@ -247,6 +252,16 @@ class _Checker:
                 flows = {key: self._elements(f"{path}.{key}", parts.get(key, []), shape) for key, shape in _GLASS.items()}
                 functions.setdefault(device, {})[name] = flows
         return functions
+
+    def _profiles(self, value: Any) -> None:
+        if not isinstance(value, dict) or len(value) > PROFILES_MAX:
+            self.wrong("profiles", f"must be an object with at most {PROFILES_MAX} texts")
+            return
+        for name, text in value.items():
+            if not _DEVICE_ID.fullmatch(name):
+                self.wrong(f"profiles.{name[:63]}", "a profile's id is a-z, 0-9 and -, at most 63 characters")
+            if not isinstance(text, str) or len(text) > PROFILE_MAX:
+                self.wrong(f"profiles.{name[:63]}", f"must be a text of at most {PROFILE_MAX} characters")
 
     def _consistent(
         self,

@@ -17,6 +17,9 @@ from gateway.enforcer.document import Document, Element
 from gateway.enforcer.files import write_atomically
 from gateway.enforcer.listing import BRIDGE_SETS, DERIVED, LEASES, TABLES, TIMED, Listing, differences, parse_listing, wanted_sets
 
+_INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
+_CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
+TABLE_FILE = _CHECKOUT if _CHECKOUT.exists() else _INSTALLED
 _NFT_S = 60.0  # 10,000 devices commit in 0.5 s; a Pi is ten times slower
 _SYSCTL = Path("/proc/sys/net/bridge")
 _CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
