@@ -33,7 +33,7 @@ put_files() {
     for profile in "$root$versions/$1"/share/image/profiles/*.toml; do
         [ ! -e "$profile" ] || [ -e "$root/etc/wardgate/profiles/${profile##*/}" ] || install -m 0644 "$profile" "$root/etc/wardgate/profiles/" || return 1
     done
-    in_root systemd-sysusers wardgate.conf && in_root systemd-tmpfiles --create wardgate.conf || return 1
+    made=$(in_root systemd-sysusers wardgate.conf 2>&1 && in_root systemd-tmpfiles --create wardgate.conf 2>&1) || { printf '%s\n' "$made" >&2; return 1; }
     in_root systemctl --quiet enable $(units | awk '$2 == "boot" {print $1}')
 }
 

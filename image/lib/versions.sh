@@ -8,6 +8,7 @@ space_needed_mib=400 # an installed version takes some 160 MiB, and pip unpacks 
 target_of() { readlink "$root$opt/$1" 2>/dev/null || true; }
 current() { v=$(target_of current); printf '%s' "${v##*/}"; }
 whole() { [ -n "$1" ] && [ -e "$root$versions/$1/share/complete" ]; }
+has_source() { running_from_installed || [ -f "$here/pyproject.toml" ]; } # or this is only the folder image/, beside an offline file
 running_from_installed() { [ -e "$here/complete" ]; }
 
 version_of_source() {
@@ -38,6 +39,7 @@ enough_space() { # enough_space PATH MIB
 everything_in_place() { [ "$(current)" = "$1" ] && whole "$1" && [ ! -e "$root$opt/trial" ] && files_same "$1"; }
 
 install_appliance() {
+    has_source || fail "this is the installer alone; give it an offline file with --from, or run it from the whole source"
     [ -f "$here/systemd/wardgate.service" ] || fail "this copy of Wardgate is not complete; fetch it again"
     if [ -z "$root" ]; then install_packages "$(needed_packages)" note_packages; fi
     check_python
@@ -57,7 +59,7 @@ install_appliance() {
 
 next_step() { if [ -e "$root/etc/wardgate/wardgate.toml" ]; then echo "wardgate check"; else echo "wardgate init (a new gateway), then wardgate check"; fi; }
 
-needed_packages() { if [ -n "$unpacked" ] || running_from_installed; then echo "$run_packages $machine_packages"; else echo "$run_packages $machine_packages $build_packages"; fi; }
+needed_packages() { if [ -n "$unpacked" ] || [ ! -f "$here/pyproject.toml" ]; then echo "$run_packages $machine_packages"; else echo "$run_packages $machine_packages $build_packages"; fi; }
 
 # A folder without share/complete is the leftover of a run that ended early: it is made anew.
 build_version() {
