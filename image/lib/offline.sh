@@ -68,7 +68,7 @@ check_payload() {
 }
 
 unpack_file() { # unpack_file FOLDER: into FOLDER/, then each file once more against the list
-    tar -C "$1" -xf "$1/payload.tar" --no-same-owner --no-same-permissions --no-overwrite-dir || fail "the file cannot be unpacked: is the disk full? nothing was changed"
+    tar -C "$1" -xf "$1/payload.tar" --no-same-owner --no-same-permissions --touch || fail "the file cannot be unpacked: is the disk full? nothing was changed"
     rm -f "$1/payload.tar"
     sed -n 's/^file \([0-9a-f]*\) [0-9]* /\1  /p' "$1/manifest" >"$1/sums"
     (cd "$1" && sha256sum --quiet -c sums >/dev/null) || fail "what was unpacked is not what was signed; is the disk damaged? nothing was changed"

@@ -96,7 +96,8 @@ note_packages() { # note_packages BEFORE ASKED
     rm -f "$after" "$was"
 }
 
-removable() { apt-get -s autoremove 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p' | LC_ALL=C sort -u; }
+# What nothing depends on; a mere recommendation does not hold what was not there before.
+removable() { apt-get -s -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false autoremove 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p' | LC_ALL=C sort -u; }
 
 # Exactly the packages that came for Wardgate and that nothing else on this machine needs by now.
 take_packages_away() {

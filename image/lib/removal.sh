@@ -37,7 +37,7 @@ purge() {
     empty_tpm
     for folder in $data_folders; do
         [ ! -d "$root$folder" ] || find "$root$folder" -type f -exec shred -u {} + 2>/dev/null || true
-        rm -rf "${root:?}$folder" 2>/dev/null || rm -rf "$root$folder"
+        rm -rf "$root${folder:?}"
     done
     remove
     for user in $own_users; do

@@ -75,21 +75,22 @@ build_version() {
 }
 
 put_version() {
-    in_root "$python" -m venv "$versions/$1" && packages_into "$1" && share_into "$1" &&
+    packages_into "$1" && share_into "$1" &&
         in_root "$versions/$1/bin/python" -I -c 'import gateway.app, gateway.check, gateway.enforcer.server, gateway.enforcer.confirm' &&
         chmod -R go-w "$root$versions/$1" && sync -f "$root$versions/$1" && : >"$root$versions/$1/share/complete" && sync -f "$root$versions/$1"
 }
 
-# From a checkout pip builds in a copy: the source stays as it is.
+# An offline file brings pip itself, and exactly the wheels. From a checkout pip builds in a copy: the source stays as it is.
 packages_into() {
-    pip="in_root $versions/$1/bin/python -m pip install -q -q --disable-pip-version-check --no-input --no-cache-dir"
+    quietly="install -q -q --disable-pip-version-check --no-input --no-cache-dir --root-user-action ignore"
     if [ -n "$unpacked" ]; then
-        $pip --no-index --no-deps "$unpacked"/wheels/*.whl 9<&- && in_root "$versions/$1/bin/python" -m pip check >/dev/null
+        in_root "$python" -m venv --without-pip "$versions/$1" &&
+            in_root "$versions/$1/bin/python" "$(echo "$unpacked"/wheels/pip-*.whl)/pip" $quietly --no-index --no-deps "$unpacked"/wheels/*.whl 9<&-
         return
     fi
-    mkdir -p "$root$versions/$1/source" &&
+    in_root "$python" -m venv "$versions/$1" && mkdir -p "$root$versions/$1/source" &&
         (cd "$here" && cp -R pyproject.toml README.md gateway drivers "$root$versions/$1/source/") &&
-        $pip --retries 5 "$versions/$1/source[appliance]" 9<&- && rm -rf "$root$versions/$1/source"
+        in_root "$versions/$1/bin/python" -m pip $quietly --retries 5 "$versions/$1/source[appliance]" 9<&- && rm -rf "$root$versions/$1/source"
 }
 
 share_into() {
