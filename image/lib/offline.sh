@@ -25,7 +25,6 @@ fingerprint() { printf '%s' "$1" | from_hex | sha256sum | cut -c1-32; }
 check_file() {
     file=$1 folder=$2 trusted=${3:-}
     [ -f "$file" ] && [ -r "$file" ] || fail "there is no file $file; give the file that image/pack made"
-    command -v openssl >/dev/null 2>&1 || fail "openssl is missing, and nothing is unpacked unchecked; apt-get install openssl"
     head -c 256 "$file" | head -n 1 | tr -d '\000' >"$folder/line"
     grep -Eqx "$magic [1-9][0-9]{0,6} [0-9a-f]{128}" "$folder/line" ||
         fail "$file is no offline file of Wardgate, or its beginning is damaged; fetch it again"
@@ -49,6 +48,7 @@ check_file() {
 
 # From here on the manifest is what the key's owner signed; names are checked all the same.
 check_payload() {
+    if grep -Evq '^(key|version|built|debian|architecture|python|payload|file) ' "$folder/manifest"; then fail "$file has no proper list; make it again with image/pack"; fi
     set -- $(manifest_says payload <"$folder/manifest")
     printf '%s %s' "${1:-}" "${2:-}" | grep -Eqx '[1-9][0-9]{0,10} [0-9a-f]{64}' || fail "$file has no proper list; make it again with image/pack"
     whole=$(wc -c <"$file")
@@ -71,7 +71,7 @@ unpack_file() { # unpack_file FOLDER: into FOLDER/, then each file once more aga
     tar -C "$1" -xf "$1/payload.tar" --no-same-owner --no-same-permissions --touch || fail "the file cannot be unpacked: is the disk full? nothing was changed"
     rm -f "$1/payload.tar"
     sed -n 's/^file \([0-9a-f]*\) [0-9]* /\1  /p' "$1/manifest" >"$1/sums"
-    (cd "$1" && sha256sum --quiet -c sums >/dev/null) || fail "what was unpacked is not what was signed; is the disk damaged? nothing was changed"
+    (cd "$1" && sha256sum --status -c sums) || fail "what was unpacked is not what was signed; is the disk damaged? nothing was changed"
 }
 
 # --- installing from it ---
@@ -110,6 +110,7 @@ not_older() {
 }
 
 install_from() {
+    command -v openssl >/dev/null 2>&1 || fail "openssl is missing, and nothing is unpacked unchecked; apt-get install openssl"
     rm -rf "$root$opt"/incoming.*
     enough_space "$root$opt" 64
     mkdir -p "$root$opt"

@@ -3,7 +3,7 @@
 # What is running stays the old version until the new one is complete and tried; afterwards whichever works. Sourced by image/install.
 
 versions=/opt/wardgate/versions
-space_needed_mib=400 # an installed version takes some 160 MiB, and pip unpacks before it moves
+space_needed_mib=250 # an installed version takes some 90 MiB, and a compiler's output or pip's own copies as much again
 
 target_of() { readlink "$root$opt/$1" 2>/dev/null || true; }
 current() { v=$(target_of current); printf '%s' "${v##*/}"; }
