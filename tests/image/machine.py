@@ -12,7 +12,8 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hil.tpm import Swtpm, free_ports
@@ -115,6 +116,18 @@ class Machine:
             journal = self.run("journalctl", "--no-pager", "-n", "40", check=False).stdout if command[0] != "journalctl" else ""
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}\n{journal}")
         return done
+
+    @contextmanager
+    def start(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that goes on meanwhile; it and what it started end with the block."""
+        log = (self._folder / "commands.log").open("ab")
+        going = subprocess.Popen(self.argv(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield going
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(going.pid, signal.SIGKILL)
+            going.wait(10)
 
     def tree(self) -> Tree:
         """Every file of the disk: path to what can be told of it (times left out)."""
