@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import drivers
-from gateway import __version__
+from gateway import __version__, tls
 from gateway.attester.attester import Attester
 from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
@@ -25,6 +25,7 @@ from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
 from gateway.doors import Doors
+from gateway.drafts import Drafts
 from gateway.driver import Assignment, Clock, Driver, Epochs, JournalPort, OutboxPort
 from gateway.enforcer.client import EnforcerClient
 from gateway.enforcer.confirm_client import confirm
@@ -32,6 +33,7 @@ from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
+from gateway.holdings import Holdings
 from gateway.issuer.leaves import Platform
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
@@ -48,6 +50,7 @@ from gateway.store.database import Database
 from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
+from gateway.store.stock import Stock
 from gateway.supervisor import Supervisor
 from gateway.way_out import WayOut
 
@@ -97,15 +100,17 @@ class DriverContext:
         """To the engine."""
         await self._app.conductor.emit(event)
 
+    async def decided(self) -> None:
+        """All that was emitted before has been decided."""
+        await self._app.conductor.decided()
+
     def grant(self, device_id: str) -> Grant:
         """The device's lease."""
         return self._app.grants.of(device_id)
 
     def tls(self, purpose: str) -> ssl.SSLContext:
-        """A client context with the system's anchors; ``purpose`` names the use in errors."""
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_3 if purpose == "uplink" else ssl.TLSVersion.TLSv1_2
-        return context
+        """The context of ``[tls.<purpose>]``; raises InputError naming what is wrong with it."""
+        return tls.context(purpose, self._app.config.tls)
 
 
 class App:
@@ -129,7 +134,7 @@ class App:
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
         self.readings = WayOut(
-            config, self.outbox, self.clock, certificate=self.certificates.at, told=self.tell,
+            config, self.outbox, self.journal, self.clock, certificate=self.certificates.at, told=self.tell,
             vouch=lambda spki: self.attester.register_software_key("uplink", spki),
         )  # fmt: skip
         self.conductor = Conductor(
@@ -142,6 +147,14 @@ class App:
             audit=self.audit, profiles=self.profiles, counters=self.counters, confirm=self._confirm,
             bundle=self.certificates.bundle, reassign=self.assign, way_out=self.readings,
             ak_sha256=lambda: _sha256(self.attester.ak_spki()),
+        )  # fmt: skip
+        self.console.policy = self.drafts = Drafts(
+            config, self.profiles, compiled=self.console.compiled, ask=self._confirm, emit=self.conductor.emit,
+            configure=self.console.configure,
+        )  # fmt: skip
+        self.console.holdings = self.holdings = Holdings(
+            config, self.clock, inventory=self.inventory, stock=Stock(self.database), cache=self.cache, keys=self.keys,
+            profiles=self.profiles, chain=self.attester.ak_chain, emit=self.conductor.emit, configure=self.console.configure,
         )  # fmt: skip
         self.readings.watch = self.console.observe
         self._tasks: set[asyncio.Task[None]] = set()
@@ -239,6 +252,8 @@ class App:
         supervisor.keep("tpm", self.tpm.watch)
         supervisor.keep("enforcer", self._watch_enforcer)
         supervisor.keep("feed", self._feed)
+        supervisor.keep("policy", self.drafts.watch)
+        supervisor.keep("seen", self._keep_seen)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
@@ -281,8 +296,21 @@ class App:
             await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
         elif kind in ("tampered", "restored"):
             await self.conductor.emit(PartChanged("rules", up=kind == "restored", detail=str(event.get("text", ""))))
+        elif kind == "seen":
+            self._seen(event)
         elif kind == "denied":
             await self.conductor.emit(Behaviour(str(event["device"]), "denied", str(event["text"]), int(event["count"])))
+
+    def _seen(self, event: Mapping[str, Any]) -> None:
+        s = self.conductor.engine.standings.get(str(event.get("device", "")))
+        if s is not None and s.device.state is DeviceState.OBSERVING:
+            self.holdings.learned_flows.note(event, {s.id: s.device.ip_addresses})
+
+    async def _keep_seen(self) -> None:
+        await self.holdings.open()
+        while True:
+            await asyncio.sleep(10)  # what is lost in a crash is seen again
+            await self.holdings.save_seen()
 
     async def _feed(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gateway.config import Config, parse_config, read_config
+from gateway.confirmed import applied_profiles
 from gateway.errors import InputError, InputErrors, RefusedError
 from gateway.model.profile import Profile
+from gateway.network.answers import network_toml, pairs
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
@@ -50,6 +53,12 @@ class Answers:
     new_claim: bool
     interactive: bool
     root_of_measurement: str = ""  # empty: what this machine shows
+    management_addresses: tuple[str, ...] = ()
+    nics: tuple[str, ...] = ()
+    broker: str = ""  # HOST or HOST:PORT; empty: nothing leaves for now
+    broker_addresses: tuple[str, ...] = ()  # where HOST is, when it is a name
+    broker_ca: Path | None = None
+    ca: str = ""
 
 
 def initialise(a: Answers) -> Answer:
@@ -102,16 +111,42 @@ def _ask(a: Answers) -> Answers:
         ask("ward interface", a.ward),
         ask("hospital interface", a.uplink),
     )
-    return replace(a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers))
+    broker = ask("the hospital's MQTT broker as HOST or HOST:PORT, nothing for none", a.broker)
+    where = ask("the broker's addresses, nothing if that was one", " ".join(a.broker_addresses)).split() if broker else []
+    ca = ask("the hospital's CA for enrolment as https://…, nothing to go by files", a.ca)
+    return replace(
+        a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers),
+        broker=broker, broker_addresses=tuple(where), ca=ca,
+    )  # fmt: skip
+
+
+def _uplink_toml(a: Answers) -> tuple[str, ...]:
+    """The sections ``uplink`` and ``enrolment``, as far as they were told."""
+    sections = [f"[enrolment]\nca = {json.dumps(a.ca)}"] if a.ca else []
+    if a.broker:
+        host, port = _host_and_port(a.broker)
+        lines = [f"[uplink]\nhost = {json.dumps(host)}", f"port = {port}" if port else ""]
+        lines += [f"addresses = {json.dumps(list(a.broker_addresses))}" if a.broker_addresses else ""]
+        lines += [f"ca = {json.dumps(str(a.broker_ca))}" if a.broker_ca else ""]
+        files = (("cert", "uplink.pem"), ("key", "uplink.key"))
+        lines += [f"{name} = {json.dumps(str(a.state / file))}" for name, file in files]
+        sections.append("\n".join(line for line in lines if line))
+    return tuple(sections)
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """``HOST``, ``HOST:PORT``, an IPv6 address, or ``[IPV6]:PORT``; no port: empty. Raises InputError."""
+    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?|([^\s:\[\]]+)(?::(\d{1,5}))?|([0-9A-Fa-f:.]+)", text)
+    if found is None:
+        raise InputError(f"the broker {text} is not HOST or HOST:PORT", "write it as broker.hospital.example:8883")
+    return found[1] or found[3] or found[5], found[2] or found[4] or ""
 
 
 def _toml(a: Answers) -> str:
     peers: dict[str, list[str]] = {}
-    for pair in a.peers:
-        name, equals, address = pair.partition("=")
-        if not equals or not name or not address:
-            raise InputError(f"--peer {pair} is not NAME=ADDRESS", "write it as central=10.0.0.5")
+    for name, address in pairs("--peer", a.peers, "central=10.0.0.5"):
         peers.setdefault(name, []).append(address)
+    names = (a.ward, a.uplink, a.management)
     q = json.dumps
     extra = a.extra.read_text(encoding="utf-8") if a.extra else "[drivers.ble]\n[drivers.modbus]\n[drivers.hl7]\n"
     measured = a.root_of_measurement or ("uefi" if _BOOT_LOG.exists() else "none")
@@ -120,13 +155,13 @@ def _toml(a: Answers) -> str:
             "# Written by `wardgate init`; every setting is described in gateway/config.py.",
             f"[gateway]\nid = {q(a.id)}\nname = {q(a.name)}\nstate = {q(str(a.state))}\nrun = {q(str(a.run))}",
             f"root_of_measurement = {q(measured)}",
-            f"[network]\nward = {q(a.ward)}\nuplink = {q(a.uplink)}\nmanagement = {q(a.management)}",
-            f"addresses = {q(list(a.addresses))}",
+            network_toml(names, a.addresses, a.management_addresses, a.nics, a.policy_state),
             f"[web]\nport = {a.port}",
             f"[tpm]\ntcti = {q(a.tcti)}",
             f"[policy]\nprofiles = {q(str(a.profiles))}\nconfirmed = {q(str(a.policy_state / 'confirmed.json'))}",
             f"socket = {q(str(a.run / 'policy.sock'))}",
             f"[enforcer]\nsocket = {q(str(a.run / 'enforcer.sock'))}\nalarm = {q(str(_alarm(a)))}",
+            *_uplink_toml(a),
             "[peers]",
             *(f"{name} = {q(addresses)}" for name, addresses in peers.items()),
             extra,
@@ -218,26 +253,37 @@ def _note_claim(config: Config, claim: str) -> None:
 
 
 def enrol(config: Config, *, ca: str | None, request: Path | None, response: Path | None) -> Answer:
-    """Credential activation, over HTTPS or by two files."""
+    """Credential activation, over HTTPS or by two files. With none of them: at the configured CA."""
+    if not (ca or request or response):
+        ca = config.enrolment.ca
+        if not ca:
+            raise InputError("no CA is configured", "give --ca URL, or --request FILE and later --response FILE")
+    from gateway.attester import client_key
     from gateway.attester import enrol as wire
     from gateway.attester.attester import Attester
     from gateway.attester.tpm import Tpm
 
-    given = response.read_bytes() if response else b""
+    given, uplink = response.read_bytes() if response else b"", config.uplink
 
     async def work() -> Answer:
         tpm = Tpm(config.tpm.tcti)
         try:
             attester = Attester(tpm, config.gateway.state, pcrs=config.tpm.pcrs)
-            asked = attester.make_request()
+            wanted = client_key.make_request(uplink.key, config.gateway.id) if uplink.host and not response else b""
+            asked = attester.make_request(wanted)
             if request:
                 return asked.to_json(), [f"give {request} to the CA, then: wardgate enrol --response FILE"]
             answer = wire.Answer.from_json(wire.parse(given)) if response else await asyncio.to_thread(wire.ask, str(ca), asked)
             done = await attester.accept_answer(answer)
         finally:
             await tpm.close()
-        words = f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"
-        return {"subject": done.subject, "issuer": done.issuer, "not_after": done.not_after.isoformat()}, [words]
+        words = [f"the attestation key is certified: {done.subject}, by {done.issuer}, until {done.not_after:%Y-%m-%d}"]
+        told = {"subject": done.subject, "issuer": done.issuer, "not_after": done.not_after.isoformat()}
+        if uplink.host:
+            until = client_key.accept(uplink.key, uplink.cert, done.client, config.gateway.id)
+            words.append(f"the uplink's key is certified, until {until:%Y-%m-%d}")
+            told["uplink_not_after"] = until.isoformat()
+        return told, words
 
     document, lines = asyncio.run(work())
     if request:
@@ -274,20 +320,26 @@ def export_audit(config: Config, out: TextIO) -> None:
     asyncio.run(_with_store(config, work))
 
 
-def load_profiles(config: Config) -> dict[str, Profile]:
-    """Every profile of the configuration's folder, by id. Raises InputErrors with every file's mistakes."""
+def load_profiles(config: Config, *, applied: bool = True) -> dict[str, Profile]:
+    """Every profile of the configuration's folder, by id; one that was applied counts before the folder's of that id.
+
+    Raises InputErrors with every file's mistakes.
+    """
     from gateway.policy.profile import parse_profile
 
     profiles: dict[str, Profile] = {}
     problems: list[tuple[str, str]] = []
-    for path in sorted(config.policy.profiles.glob("*.toml")):
+    texts: list[tuple[str, Path | str]] = [(p.name, p) for p in sorted(config.policy.profiles.glob("*.toml"))]
+    texts += [(f"applied {i}", text) for i, text in sorted(applied_profiles(config.policy.confirmed).items())] if applied else []
+    for name, text in texts:
         try:
-            profile = parse_profile(_toml_of(path), config.peers)
+            table = _toml_of(text) if isinstance(text, Path) else _parsed_toml(text, name)
+            profile = parse_profile(table, config.peers)
             profiles[profile.id] = profile
         except InputErrors as e:
-            problems += [(f"{path.name}: {where}", what) for where, what in e.problems]
+            problems += [(f"{name}: {where}", what) for where, what in e.problems]
         except InputError as e:
-            problems.append((path.name, e.what))
+            problems.append((name, e.what))
     if problems:
         raise InputErrors(str(config.policy.profiles), tuple(problems))
     return profiles
@@ -295,20 +347,16 @@ def load_profiles(config: Config) -> dict[str, Profile]:
 
 def _toml_of(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise InputError(f"{path} is no TOML file ({e})", "mend it") from None
+        return _parsed_toml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} cannot be read ({e})", "mend it") from None
 
 
-def check_profiles(files: Sequence[Path], config_path: Path) -> Answer:
-    """Check profile files; peers come from the configuration when there is one."""
-    from gateway.policy.profile import parse_profile
-
-    peers = read_config(config_path).peers if config_path.exists() else {}
-    found = [parse_profile(_toml_of(f), peers) for f in files]
-    return [p.id for p in found], [
-        f"{f}: {p.name}: {len(p.functions)} functions, {len(p.targets)} targets" for f, p in zip(files, found, strict=True)
-    ]
+def _parsed_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise InputError(f"{where} is no TOML ({e})", "mend it") from None
 
 
 def failures(config: Config) -> Answer:

@@ -17,6 +17,7 @@ from gateway.errors import WardgateError
 _FREE_MIB = 512  # ninety days of records and readings of fifty devices fit, with room for an upgrade
 _MEMORY_MIB = 512
 _BUILD_YEAR = 2026
+_NTP_SOCKET = Path("/var/lib/wardgate-ntp/chronyd.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,16 @@ class Row:
 
 def run_checks(config: Config) -> list[Row]:
     """All checks, in the order in which an engineer would mend them."""
-    checks: tuple[tuple[str, Callable[[Config], Row]], ...] = (
+    checks: tuple[tuple[str, Callable[[Config], Row | list[Row]]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
-        ("wiring", _wiring), ("bridge", _bridge), ("enforcer", _enforcer), ("clock", _clock), ("broker", _broker),
-        ("disk", _disk), ("memory", _memory),
+        ("wiring", _wiring), ("listeners", _listening), ("services", _services), ("bridge", _bridge), ("enforcer", _enforcer),
+        ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
     )  # fmt: skip
-    rows = []
+    rows: list[Row] = []
     for name, check in checks:
         try:
-            rows.append(check(config))
+            found = check(config)
+            rows += found if isinstance(found, list) else [found]
         except WardgateError as e:
             rows.append(Row(name, False, e.what, e.remedy))
         except OSError as e:
@@ -119,31 +121,54 @@ def _says(path: Path, word: str) -> bool:
     return path.exists() and path.read_text(encoding="ascii").strip() == word
 
 
-def _wiring(config: Config) -> Row:
-    have = {name for _, name in socket.if_nameindex()}
-    ward, uplink = config.network.ward, config.network.uplink
-    if ward not in have and uplink not in have:
+def _wiring(config: Config) -> list[Row]:
+    from gateway.wiring_reader import rows
+
+    return [Row(*row) for row in rows(config)]
+
+
+def _listening(config: Config) -> Row:
+    from gateway.listening import listeners
+
+    found = listeners(config)
+    wrong = [f"{row.protocol} {row.address} port {row.port}" for row in found if row.unexpected]
+    if wrong:
+        text = f"{', '.join(wrong)} would answer the ward, and no policy says so (the tables refuse it)"
+        return Row("listeners", False, text, "stop it, or bind it to the management address")
+    return Row("listeners", True, f"{sum(row.toward_ward for row in found)} toward the ward, each by the policy or the static text")
+
+
+def _services(config: Config) -> Row:
+    """Whether the ward's servers listen, and what the time that they give is worth."""
+    from gateway.listening import listeners
+
+    services, there = config.network.services, {(row.protocol, row.port) for row in listeners(config) if row.toward_ward}
+    wanted = {"dhcp": (services.dhcp, 67, "dhcp"), "dns": (services.dns, 53, "dhcp"), "ntp": (services.ntp, 123, "ntp")}
+    dead = [f"{name} (wardgate-{unit})" for name, (on, port, unit) in wanted.items() if on and ("udp", port) not in there]
+    if dead and config.network.addresses:
         return Row(
-            "wiring",
-            "ble" in config.drivers and "modbus" not in config.drivers,
-            "wireless only: no wired side",
-            "plug in the ward's network",
+            "services", False, f"not answering on the ward: {', '.join(dead)}", "systemctl status wardgate-dhcp wardgate-ntp"
         )
-    missing = [n for n in (ward, uplink) if n not in have]
-    if missing:
-        return Row(
-            "wiring", False, f"there is no interface {', '.join(missing)}", "name the right ones in [network], or make the bridge"
-        )
-    ports = sorted(p.name for p in Path(f"/sys/class/net/{ward}/brif").glob("*"))
-    shared = [p for p in ports if not _says(Path(f"/sys/class/net/{ward}/brif/{p}/isolated"), "1")]
-    if shared:
-        return Row(
-            "wiring",
-            False,
-            f"ports {', '.join(shared)} of {ward} are not isolated: devices reach each other",
-            "bridge link set dev PORT isolated on",
-        )
-    return Row("wiring", True, f"in line: {len(ports)} isolated ports on {ward}, the hospital on {uplink}")
+    return Row("services", True, f"{', '.join(n for n, w in wanted.items() if w[0]) or 'none'} on the ward; {_time_told(config)}")
+
+
+def _time_told(config: Config) -> str:
+    """What the ward's time is worth, by chronyd's own word where it can be asked (root)."""
+    import subprocess
+
+    services = config.network.services
+    try:
+        argv = ["chronyc", "-h", str(_NTP_SOCKET), "-c", "tracking"]
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False).stdout.strip().split(",")  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        said = []
+    if len(said) > 13:
+        good = said[13] in ("Normal", "Insert second", "Delete second")
+        return f"the time is synchronised, stratum {said[2]}" if good else "the time says of itself that it is unsynchronised"
+    if services.local_stratum:
+        return f"its own clock, said to be of stratum {services.local_stratum}"
+    servers = ", ".join(services.time_servers)
+    return f"time from {servers}" if servers else "no time server is configured, so its time says that it is unsynchronised"
 
 
 def _bridge(_: Config) -> Row:

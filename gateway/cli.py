@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway import cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -70,7 +71,9 @@ def _init(o: argparse.Namespace) -> int:
         config=o.config, state=o.state, run=o.run, name=o.name, id=o.id, tcti=o.tcti, ward=o.ward, uplink=o.uplink,
         management=o.management, addresses=tuple(o.address), peers=tuple(o.peer), policy_state=o.policy_state, owner=o.owner,
         port=o.port, profiles=o.profiles, extra=o.extra, new_claim=o.new_claim, interactive=not o.json and sys.stdin.isatty(),
-        root_of_measurement=o.root_of_measurement,
+        root_of_measurement=o.root_of_measurement, management_addresses=tuple(o.management_address), nics=tuple(o.nic),
+        broker=o.broker, broker_addresses=tuple(o.broker_address),
+        broker_ca=o.broker_ca, ca=o.ca,
     )  # fmt: skip
     document, lines = initialise(answers)
     _say(o, document, lines)
@@ -142,23 +145,6 @@ def _audit_export(o: argparse.Namespace) -> int:
     return 0
 
 
-def _policy_check(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import check_profiles
-
-    document, lines = check_profiles([Path(f) for f in o.files], o.config)
-    _say(o, document, lines)
-    return 0
-
-
-def _policy_failures(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import failures
-    from gateway.config import read_config
-
-    document, lines = failures(read_config(o.config))
-    _say(o, document, lines)
-    return 0
-
-
 # --- through the daemon ---
 
 
@@ -208,11 +194,20 @@ def _device_show(o: argparse.Namespace) -> int:
 def _device_command(verb: str) -> Command:
     def command(o: argparse.Namespace) -> int:
         arguments = {k: str(v) for k in ("minutes", "reason", "function") if (v := getattr(o, k, None)) is not None}
+        if getattr(o, "anyway", False):
+            arguments["anyway"] = "yes"
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
-        _say(o, outcome, [outcome["text"]])
+        _say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
         return 0 if outcome["ok"] else 1
 
     return command
+
+
+def _ask(o: argparse.Namespace, verb: str, device_id: str, arguments: dict[str, str]) -> int:
+    """Carry out a command of the daemon, as the person who is named."""
+    outcome = _control(o).command(verb, device_id, arguments, user=o.user, password=_password(o))
+    _say(o, outcome, [outcome["text"]])
+    return 0 if outcome["ok"] else 1
 
 
 def _device_add(o: argparse.Namespace) -> int:
@@ -221,9 +216,7 @@ def _device_add(o: argparse.Namespace) -> int:
         "addresses": ",".join(o.ip or ([o.address] if o.bus != "ble" else [])), "passkey": o.passkey or "",
         "endorsement": _read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
     }  # fmt: skip
-    outcome = _control(o).command("add", o.id, arguments, user=o.user, password=_password(o))
-    _say(o, outcome, [outcome["text"]])
-    return 0 if outcome["ok"] else 1
+    return _ask(o, "add", o.id, arguments)
 
 
 def _user_add(o: argparse.Namespace) -> int:
@@ -358,12 +351,18 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--uplink", default="hosp0")
     p.add_argument("--management", default="mgmt0")
     p.add_argument("--port", type=int, default=8443)
-    p.add_argument("--address", action="append", default=[], help="this gateway's own address; repeat for IPv6")
+    p.add_argument("--address", action="append", default=[], help="this gateway's own address/LENGTH; repeat for IPv6")
+    p.add_argument("--management-address", action="append", default=[], metavar="ADDRESS/LENGTH", help="where the page is; repeat")
+    p.add_argument("--nic", action="append", default=[], metavar="NAME=CARD", help="which card is what: hosp0=enp1s0; repeat")
     p.add_argument("--peer", action="append", default=[], metavar="NAME=ADDRESS", help="a hospital host that profiles name; repeat")
+    p.add_argument("--broker", default="", metavar="HOST[:PORT]", help="the hospital's MQTT broker; default: none, all waits here")
+    p.add_argument("--broker-address", action="append", default=[], metavar="IP", help="where the broker is, if HOST is a name")
+    p.add_argument("--broker-ca", type=Path, default=None, metavar="FILE", help="the CA (PEM) of the broker's certificate")
+    p.add_argument("--ca", default="", metavar="URL", help="where the hospital's CA takes enrolment requests")
     p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
     p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
     p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
-    way = p.add_mutually_exclusive_group(required=True)
+    way = p.add_mutually_exclusive_group()
     way.add_argument("--ca", metavar="URL")
     way.add_argument("--request", type=Path, metavar="FILE")
     way.add_argument("--response", type=Path, metavar="FILE")
@@ -395,6 +394,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--ports", action="store_true", help="listeners and flows from the live kernel")
     p = add("outbox", _outbox, "what still has to leave, what was lost, what the broker refuses")
     p.add_argument("--retry", action="store_true", help="send the dead letters again")
+    cli_messages.register(add, commands, common, _ask)
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")
@@ -413,6 +413,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     for verb in ("remove", "attest", "accept", "undo", "enforce", "observe", "suspend"):
         p = add(verb, _device_command(verb), f"{verb} a device", devices)
         p.add_argument("id")
+        if verb == "accept":
+            p.add_argument("--anyway", action="store_true", help="although another device looks the same")
         person(p)
     p = add(
         "service",
@@ -445,6 +447,8 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
-    policy = commands.add_parser("policy", help="profiles and what they mean", parents=[common]).add_subparsers(required=True)
-    add("check", _policy_check, "check profiles; all mistakes at once", policy).add_argument("files", nargs="+")
-    add("failures", _policy_failures, "for each function, what passes and who alarms when a part is gone", policy)
+    from gateway import cli_holdings, cli_policy
+
+    tools = cli_policy.Tools(_say, _control, _password, person)
+    cli_policy.register(add, commands, common, tools)
+    cli_holdings.register(add, commands, common, tools)

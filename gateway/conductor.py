@@ -97,7 +97,7 @@ class Conductor:
         self._audit, self._enforcer, self._grants = audit, enforcer, grants
         self._keeper, self._certifier = keeper, certifier
         self._attest, self._draw_nonce, self._announce = attest, draw_nonce, announce
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[Event | asyncio.Future[None]] = asyncio.Queue(QUEUE)
         self._out: deque[_Decided] = deque()
         self._out_ready = asyncio.Event()
         self._generation: dict[str, int] = {}
@@ -114,6 +114,12 @@ class Conductor:
     async def emit(self, event: Event) -> None:
         """Queue an event; waits while the queue is full."""
         await self._queue.put(event)
+
+    async def decided(self) -> None:
+        """Return when all that was emitted before is decided; what it took away has reached the drivers by then."""
+        mark = asyncio.get_running_loop().create_future()
+        await self._queue.put(mark)
+        await mark
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` after every decision; returns what ends it."""
@@ -135,11 +141,15 @@ class Conductor:
         """The decision loop. Never waits for a disk."""
         while True:
             event = await self._next()
+            if isinstance(event, asyncio.Future):
+                if not event.done():  # whoever waited may be gone
+                    event.set_result(None)
+                continue
             now = self._clock.now()
             effects = self.engine.receive(event, now) if event is not None else self.engine.wake(now)
             self.take(event, effects, now)
 
-    async def _next(self) -> Event | None:
+    async def _next(self) -> Event | asyncio.Future[None] | None:
         due = self.engine.next_wake()
         wait_s = None if due is None else (due - self._clock.now().mono_ns) / NS_PER_S
         if wait_s is not None and wait_s <= 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,87 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class Services:
+    """What the gateway serves on the ward side, to bound devices only.
+
+    ``resolvers``: the hospital's name servers, asked for other names than the gateway's own; none: those do not exist here.
+    ``time_servers``: where the time comes from; without one the clock says that it is unsynchronised, unless
+    ``local_stratum`` (1 to 15) says that this gateway's own clock is good enough. ``lease_s``: a device keeps its address
+    through a day without this service; it is the same address every time.
+    """
+
+    dhcp: bool = True
+    dns: bool = True
+    ntp: bool = True
+    domain: str = "ward"
+    resolvers: tuple[str, ...] = ()
+    time_servers: tuple[str, ...] = ()
+    local_stratum: int = 0
+    set_clock: bool = True
+    lease_s: int = 86400
+
+    def __post_init__(self) -> None:
+        within("local_stratum", self.local_stratum, 0, 15)
+        within("lease_s", self.lease_s, 120, 31_536_000)
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,7}", self.domain):
+            raise ValueError("domain is lower-case letters, digits and -, such as ward")
+        for address in (*self.resolvers, *self.time_servers):
+            ip_address(address)
+
+    @property
+    def offers(self) -> tuple[tuple[str, int, int], ...]:
+        """What a bound device may ask this gateway: (protocol, port, level). Names asked further leak, and need one."""
+        names = tuple((p, 53, 1 if self.resolvers else 0) for p in ("udp", "tcp")) if self.dns else ()
+        return (*names, *((("udp", 123, 0),) if self.ntp else ()))
+
+    @property
+    def flows(self) -> tuple[tuple[str, str, int], ...]:
+        """What the gateway itself asks in the hospital: (address, protocol, port)."""
+        names = [(str(ip_address(a)), p, 53) for a in self.resolvers for p in ("udp", "tcp")] if self.dns else []
+        return (*names, *((str(ip_address(a)), "udp", 123) for a in self.time_servers if self.ntp))
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
-    """Interfaces and this gateway's own addresses on them."""
+    """Interfaces, and this gateway's own addresses on the hospital's side (the ward's is the same).
+
+    ``nics``: one of our names -> the kernel's name or the MAC of the interface that gets it (``"p-pump-1" = "enp2s0"``),
+    ``TRUNK.ID`` for a VLAN of a trunk, or the uplink's name for an interface of its own on the same cable. Names that are not
+    ``uplink``, ``management`` or ``trunk`` are ports of the ward. ``vlans``: VLANs of ``trunk`` that are ports ``ward.ID``.
+    ``subnets``: the networks that the addresses lie in; none: /24 and /64. ``routers``: the hospital's own gateways.
+    ``run``: where what is written for the services goes.
+    """
 
     ward: str = "ward0"
     uplink: str = "hosp0"
     management: str = "mgmt0"
     addresses: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    routers: tuple[str, ...] = ()
+    management_addresses: tuple[str, ...] = ()
+    nics: dict[str, str] = field(default_factory=dict)
+    trunk: str = ""
+    vlans: tuple[int, ...] = ()
+    run: Path = Path("/run/wardgate-network")
+    services: Services = field(default_factory=Services)
+
+    def __post_init__(self) -> None:
+        for name in (self.ward, self.uplink, self.management, *self.nics, *self.nics.values(), *filter(None, (self.trunk,))):
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", name):
+                raise ValueError(f"{name!r} is no interface")
+        if self.vlans and not self.trunk:
+            raise ValueError("vlans need a trunk")
+        for vlan in self.vlans:
+            within("vlans", vlan, 1, 4094)
+        for address in (*self.addresses, *self.routers):
+            ip_address(address)
+        for address in self.management_addresses:
+            ip_interface(address)
+        for subnet in self.subnets:
+            ip_network(subnet)
+        for address in self.addresses:
+            if self.subnets and not any(ip_address(address) in ip_network(s) for s in self.subnets):
+                raise ValueError(f"{address} is in none of the subnets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +202,39 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates for connections of drivers, by name. ``ca``: who signs the other end's; ``cert`` and ``key``: what we show.
+
+    ``serve``: for connections that others open to us (a certificate of ours is needed then); otherwise for those that we open.
+    """
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    serve: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) is not (self.key is None):
+            raise ValueError("cert and key go together")
+        if self.serve and self.cert is None:
+            raise ValueError("who serves needs cert and key")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Where the hospital's CA takes enrolment requests; empty: ``wardgate enrol`` is told, or goes by files."""
+
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ca and not self.ca.startswith(("https://", "http://")):
+            raise ValueError("ca is an https:// address")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings."""
+    """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings; ``tls``
+    certificates that they use."""
 
     gateway: Gateway = field(default_factory=Gateway)
     network: Network = field(default_factory=Network)
@@ -139,8 +244,10 @@ class Config:
     enforcer: EnforcerSettings = field(default_factory=EnforcerSettings)
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
+    enrolment: Enrolment = field(default_factory=Enrolment)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tls: dict[str, Tls] = field(default_factory=dict)
 
 
 def parse_config(text: str, where: str = "wardgate.toml") -> Config:
@@ -157,6 +264,7 @@ def parse_config(text: str, where: str = "wardgate.toml") -> Config:
     converter.register_structure_hook(str, _exactly(str, "a string"))
     converter.register_structure_hook(int, _exactly(int, "a whole number"))
     converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(bool, _exactly(bool, "true or false"))
     try:
         return converter.structure(data, Config)
     except (ClassValidationError, IterableValidationError) as e:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,19 +16,21 @@ from gateway import __version__
 from gateway.clock import Clock
 from gateway.conductor import Conductor
 from gateway.config import Config
+from gateway.confirmed import confirmed_document, with_broker
 from gateway.errors import InputError, RefusedError
 from gateway.grants import Grants
+from gateway.identity import identify, way_back
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
-from gateway.model.instant import TimeQuality
+from gateway.model.instant import NS_PER_S, TimeQuality
 from gateway.model.observation import Observation, Reading
 from gateway.model.outbox import OutboxView
 from gateway.model.profile import Profile, References
 from gateway.model.view import DeviceView, EventView, GatewayView, Outcome, PartView, User, WardView
 from gateway.picture import device_view, explain, proposed_view
-from gateway.policy.compile import compile_document, document_id
+from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
-from gateway.ports import AccountsPort, AuditPort
+from gateway.ports import AccountsPort, AuditPort, HoldingsPort, PolicyPort
 from gateway.proposal import propose, without_secrets
 
 _OPERATORS = ("biomed", "admin")
@@ -37,9 +38,12 @@ _CARE = ("clinical", "biomed", "admin")
 ROLES: Mapping[str, tuple[str, ...]] = {
     "attest": _CARE, "break-glass": _CARE, "add": _OPERATORS, "accept": _OPERATORS, "enforce": _OPERATORS, "observe": _OPERATORS,
     "service": _OPERATORS, "undo": _OPERATORS, "remove": _OPERATORS, "suspend": _OPERATORS,
+    "retry-message": _OPERATORS, "discard-message": _OPERATORS,
 }  # fmt: skip
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
-_READINGS = 4  # newest per device in the picture
+_MESSAGE_VERBS = ("retry-message", "discard-message")  # what a receiver refused, or what is too old
+_READINGS = 12  # quantities of a device in the picture, each with its newest value
+_STALE_S = 60.0  # one that is older than this makes room for another
 
 
 class InventoryPort(Protocol):
@@ -67,6 +71,8 @@ class WayOutPort(Protocol):
     async def look(self) -> OutboxView: ...
     async def waiting(self) -> int: ...
     async def retry(self) -> int: ...
+    async def kept_aside(self, message_id: int) -> str: ...
+    async def settle(self, message_id: int, discard: str) -> str: ...
 
 
 @dataclass(slots=True)
@@ -107,10 +113,12 @@ class Console:
         self._confirm, self._bundle, self._reassign, self._ak_sha256 = confirm, bundle, reassign, ak_sha256
         self._way_out, self._waiting = way_out, 0
         self._started = clock.now()
-        self._readings: dict[str, deque[Reading]] = {}
+        self._readings: dict[str, dict[str, Reading]] = {}
         self._feed: tuple[EventView, ...] = ()
         self._sequences: dict[str, int] = {}
         self._lock = asyncio.Lock()
+        self.policy: PolicyPort  # both are set by app: they need this console to configure
+        self.holdings: HoldingsPort
 
     # --- seeing ---
 
@@ -123,7 +131,7 @@ class Console:
             if s.device.state is DeviceState.RETIRED:
                 continue
             lease = self._grants.of(s.id).current(now)
-            readings = tuple(self._readings.get(s.id, ()))
+            readings = tuple(self._readings.get(s.id, {}).values())
             devices.append(device_view(s, now, lease.until if lease.level else None, readings, self._sequences.get(s.id)))
         known = {d.address for d in devices}
         devices += [proposed_view(p, now) for a, p in engine.proposed.items() if a not in known]
@@ -150,10 +158,13 @@ class Console:
     def observe(self, batch: Sequence[Observation]) -> None:
         """Keep the newest readings of each quantity for the picture."""
         for o in batch:
-            kept = self._readings.setdefault(o.device_id, deque(maxlen=_READINGS))
-            for old in [r for r in kept if r.quantity == o.quantity]:
-                kept.remove(old)
-            kept.append(Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at))
+            kept = self._readings.setdefault(o.device_id, {})
+            if o.quantity not in kept and len(kept) >= _READINGS:
+                stale = min(kept, key=lambda q: kept[q].taken_at.mono_ns)
+                if o.taken_at.mono_ns - kept[stale].taken_at.mono_ns < _STALE_S * NS_PER_S:
+                    continue  # a device with more quantities shows the same ones all the time
+                del kept[stale]
+            kept[o.quantity] = Reading(o.quantity, o.unit, o.value, o.absent, o.taken_at)
         self.counters.observations_in += len(batch)
 
     def certified(self, device_id: str, sequence: int) -> None:
@@ -210,6 +221,8 @@ class Console:
                 return await self._add(command)
             if command.verb == "break-glass":
                 return await self._break_glass(command)
+            if command.verb in _MESSAGE_VERBS:
+                return await self._settle_message(command)
             device = await self._device(command.device_id)
             if command.verb in _POLICY_VERBS and not (command.verb == "accept" and device.state is DeviceState.SERVICE):
                 return await self._change_state(command, device)
@@ -233,22 +246,33 @@ class Console:
 
     async def _change_state(self, command: OperatorCommand, device: Device) -> Outcome:
         changed = replace(device, state=_next(device, command.verb))
+        known = await self._identity(command, device) if command.verb == "accept" else ()
         devices = [changed if d.id == device.id else d for d in await self._inventory.devices()]
         document = self.compile(devices)
         if command.argument("prepare"):
             text = (
                 f"{command.verb} {device.id}: {'; '.join(difference(self._confirmed(), document)) or 'no change of what may pass'}"
             )
-            return Outcome(
-                True, text, (("document", json.dumps(document)), ("difference", difference(self._confirmed(), document)))
+            detail = (
+                ("document", json.dumps(document)),
+                ("difference", difference(self._confirmed(), document)),
+                ("identity", known),
             )
-        await self._confirmed_by(command, document)
+            return Outcome(True, text, detail)
+        behind = await self._confirmed_by(command, document)
         await self._inventory.keep_state(device.id, changed.state)  # the state alone: a bond may have been made meanwhile
         if changed.state is DeviceState.RETIRED and self._keys.of(device.id):
             await self._keys.keep(device.id, {})
         await self._conductor.emit(replace(command, secret=""))
         await self.configure(command.actor, adopt_first=command.verb == "enforce")
-        return Outcome(True, f"{device.id} is now {changed.state}", (("state", changed.state.value),))
+        text = f"{device.id} is now {changed.state}{way_back(command.verb, device.id)}"
+        text += f"; the ward's network is behind: {'; '.join(behind)}" if behind else ""
+        return Outcome(True, text, (("state", changed.state.value), ("identity", known)))
+
+    async def _identity(self, command: OperatorCommand, device: Device) -> tuple[str, ...]:
+        """What tells this device from others; RefusedError when it looks like another one, unless that is meant."""
+        references = dict(await self._inventory.references())
+        return identify(device, await self._inventory.devices(), references, anyway=bool(command.argument("anyway")))
 
     async def _within_state(self, command: OperatorCommand, device: Device) -> Outcome:
         if command.argument("prepare"):
@@ -278,13 +302,14 @@ class Console:
         if s and s.service and s.service.actor == command.actor:
             raise RefusedError(f"{command.actor} opened this repair", "a second person accepts the difference, or undo it")
 
-    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> None:
-        """Root's loader has this document already, or takes it on the operator's own credential."""
+    async def _confirmed_by(self, command: OperatorCommand, document: Mapping[str, Any]) -> Sequence[str]:
+        """Root's loader has this document already, or takes it on the operator's own credential. Returns what could not follow."""
         if document_id(document) == document_id(self._confirmed()):
-            return
+            return ()
         if not command.secret:
             raise RefusedError("this changes what may pass, so it is confirmed with your password", "give your password")
-        await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        answer = await self._confirm({"do": "confirm", "user": command.actor, "password": command.secret, "document": document})
+        return [str(line) for line in answer.get("network", ())]
 
     async def _break_glass(self, command: OperatorCommand) -> Outcome:
         device = await self._device(command.device_id)
@@ -297,9 +322,25 @@ class Console:
         await self._conductor.emit(replace(command, secret=""))
         return Outcome(True, f"{device.id} {command.argument('function')} is open for {command.argument('minutes')} min")
 
+    async def _settle_message(self, command: OperatorCommand) -> Outcome:
+        """A stored message that is kept aside goes again, or goes: the record of who said so, and why, comes first."""
+        number, reason = command.argument("message"), command.argument("reason")
+        if not (number.isascii() and number.isdigit() and len(number) < 19):
+            raise InputError(f"{number[:20]!r} is no number of a message", "see `wardgate outbox`")
+        if not 3 <= len(reason) <= 200:
+            raise InputError("this needs a reason of 3 to 200 characters", "give --reason")
+        route = await self._way_out.kept_aside(int(number))
+        if command.argument("prepare"):
+            return Outcome(True, "nothing to confirm")
+        await self._conductor.emit(replace(command, secret="", device_id=route.partition("/")[0]))
+        await self._conductor.drained()
+        again = command.verb == "retry-message"
+        await self._way_out.settle(int(number), "" if again else f"{command.actor}: {reason}")
+        return Outcome(True, f"message {number} of {route} {'is sent again' if again else 'is let go'}", (("route", route),))
+
     async def _add(self, command: OperatorCommand) -> Outcome:
         a = dict(command.arguments)
-        if any(d.id == command.device_id for d in await self._inventory.devices()):
+        if any(d.id == command.device_id and d.state is not DeviceState.RETIRED for d in await self._inventory.devices()):
             raise InputError(f"there is a device {command.device_id!r} already", "choose another id, or remove that one")
         if a.get("profile") not in self._profiles:
             raise InputError(
@@ -319,18 +360,24 @@ class Console:
 
     # --- configuration ---
 
-    def compile(self, devices: Sequence[Device]) -> dict[str, Any]:
-        """The policy document for these devices."""
+    def compile(
+        self, devices: Sequence[Device], profiles: Mapping[str, Profile] | None = None, texts: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The policy document for these devices. ``texts``: the profiles that were applied; None: those that are in force."""
         kept = [d for d in devices if d.state is not DeviceState.RETIRED]
-        document = compile_document(kept, self._profiles, self._config.network.addresses, self._config.network.ward)
-        return _with_broker(document, self._config.uplink.flows)
+        network = self._config.network
+        serves = Serves(network.services.offers, network.services.dhcp)
+        document = compile_document(kept, profiles or self._profiles, network.addresses, network.ward, serves=serves)
+        applied = self._confirmed().get("profiles") if texts is None else texts
+        document |= {"profiles": dict(applied)} if applied else {}
+        return with_broker(document, (*self._config.uplink.flows, *network.services.flows))
+
+    async def compiled(self, profiles: Mapping[str, Profile], texts: Mapping[str, str]) -> dict[str, Any]:
+        """The document for the ward as it is, with these profiles."""
+        return self.compile(await self._inventory.devices(), profiles, texts)
 
     def _confirmed(self) -> dict[str, Any]:
-        try:
-            loaded: dict[str, Any] = json.loads(self._config.policy.confirmed.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {"version": 1, "devices": {}, "sets": {}}
-        return loaded
+        return confirmed_document(self._config.policy.confirmed)
 
     async def configure(self, actor: str = "", adopt_first: bool = False) -> None:
         """Feed the engine and the drivers what is stored now."""
@@ -351,17 +398,11 @@ class Console:
         await self._reassign()
 
 
-def _with_broker(document: dict[str, Any], flows: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
-    """The broker is the one host that the gateway itself may speak to: the kernel opens nothing else toward the hospital."""
-    sets = document["sets"]
-    for address, protocol, port in flows:
-        name, element = f"uplink{6 if ':' in address else 4}", [address, protocol, port]
-        sets[name] = sorted([*(e for e in sets.get(name, []) if e != element), element], key=str)
-    return document
-
-
 def _next(device: Device, verb: str) -> DeviceState:
     try:
         return next_state(device.state, verb)
     except ValueError as e:
-        raise RefusedError(f"{device.id}: {e}", "see `wardgate device show`") from None
+        remedy = "see `wardgate device show`"
+        if verb == "undo":  # what somebody tries who has accepted the wrong device
+            remedy = f"undo ends a repair; a device accepted by mistake goes with `wardgate device remove {device.id}`"
+        raise RefusedError(f"{device.id}: {e}", remedy) from None

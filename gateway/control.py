@@ -34,7 +34,7 @@ class Control:
     """A client of ``/run/wardgate/control.sock``. Every method raises UnavailableError when the daemon is not there."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
         self._path = str(config.gateway.run / "control.sock")
 
     def view(self) -> dict[str, Any]:
@@ -68,23 +68,28 @@ class Control:
         if user:
             body["arguments"]["as"] = user
             body["secret"] = password
+        behind: list[str] = []
         if os.geteuid() == 0 and not user:
             prepared = self.ask("POST", "/api/v1/command", {**body, "arguments": {**body["arguments"], "prepare": "yes"}})
             detail = dict(prepared.get("detail") or {})
             if "document" in detail:
-                self._confirm(json.loads(detail["document"]))
-        return dict(self.ask("POST", "/api/v1/command", body))
+                behind = self._confirm(json.loads(detail["document"]))
+        outcome = dict(self.ask("POST", "/api/v1/command", body))
+        if behind:
+            outcome["text"] = f"{outcome['text']}; the ward's network is behind: {'; '.join(behind)}"
+        return outcome
 
     def enforcer_alarm(self) -> str:
         """What the enforcer rings about; it needs no daemon."""
         from gateway.status import read_alarm
 
-        return read_alarm(self._config.enforcer.alarm)
+        return read_alarm(self.config.enforcer.alarm)
 
-    def _confirm(self, document: dict[str, Any]) -> None:
+    def _confirm(self, document: dict[str, Any]) -> list[str]:
         from gateway.enforcer.confirm_client import confirm_sync
 
-        confirm_sync(self._config.policy.socket, {"do": "confirm", "document": document})
+        answer = confirm_sync(self.config.policy.socket, {"do": "confirm", "document": document})
+        return [str(line) for line in answer.get("network", ())]
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """One request; returns the JSON answer, raises the error that came back."""

@@ -55,11 +55,18 @@ class Kept:
 
 
 class JournalPort(Protocol):
-    """Messages that a driver promises to deliver: on disk before it promises, in order, the same message once."""
+    """Messages that a driver promises to deliver: on disk before it promises, in order, the same message once.
+
+    A route's name begins with its device's id and a slash. Each route has room of its own: one receiver that is gone takes
+    none from another.
+    """
 
     def keep(self, route: str, key: bytes, body: bytes, answer: bytes, received: Instant) -> Future[bytes]:
-        """Store a message; done when it is durable, with the answer to give: ``answer``, or for a ``key`` (32 bytes) that the route
-        has had before the one that was given then. Raises UnavailableError (disk full, too much waits): nothing was promised."""
+        """Store a message; done when it is durable, with the answer to give: ``answer`` itself, or what was given to the same
+        message before. ``key``: 16 bytes, 8 for the name that its sender gave it and 8 for its content.
+
+        Raises RefusedError when its name is that of another message that waits or came a short time ago (a receiver would take it
+        for that one again), UnavailableError (disk full, too much waits): nothing was promised."""
         ...
 
     async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
@@ -67,7 +74,7 @@ class JournalPort(Protocol):
         ...
 
     def settle(self, message_id: int, refused: str = "") -> None:
-        """It was delivered; or, with a reason, it never will be and is kept aside. Written soon: a power cut delivers it twice."""
+        """It was delivered; or, with a reason, it is kept aside for a person. Written soon: a power cut delivers it twice."""
         ...
 
 
@@ -93,12 +100,16 @@ class Context(Protocol):
         """Hand an event to the engine. Waits while the queue is full; evidence, alarms and commands are never dropped."""
         ...
 
+    async def decided(self) -> None:
+        """Return when all that was emitted before is decided, and ``grant`` shows what was taken away because of it."""
+        ...
+
     def grant(self, device_id: str) -> GrantView:
         """The device's lease."""
         ...
 
     def tls(self, purpose: str) -> ssl.SSLContext:
-        """A TLS context for ``purpose``, keys included."""
+        """The TLS context that the configuration calls ``purpose``, keys included, read anew. Raises InputError."""
         ...
 
 

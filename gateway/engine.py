@@ -37,6 +37,7 @@ from gateway.model.event import (
     LinkChanged,
     OperatorCommand,
     PartChanged,
+    RouteChanged,
     TimeProof,
 )
 from gateway.model.instant import NS_PER_S, Instant
@@ -74,6 +75,7 @@ class Engine:
             EvidenceFailed: self._evidence_failed,
             Behaviour: self._behaviour,
             LinkChanged: self._link_changed,
+            RouteChanged: self._route_changed,
             OperatorCommand: self._operator_command,
             TimeProof: self._time_proof,
             PartChanged: self._part_changed,
@@ -213,18 +215,26 @@ class Engine:
             s.device = replace(s.device, bond=event.bond)
             out.append(KeepBond(s.id, event.bond))
             out.append(Record("bond", s.id, f"{s.id}: bonded ({event.bond}); a restart will not pair again", ()))
-        if event.up is not s.link_up:
+        again = event.anew and event.up and s.link_up is True
+        if event.up is not s.link_up or again:
             s.link_up, s.link_since = event.up, now
-            out.append(
-                Record(
-                    "link", s.id, f"{s.id}: link {'up' if event.up else 'down'}{': ' + event.detail if event.detail else ''}", ()
-                )
-            )
+            word = "another one: evidence is needed anew" if again else "up" if event.up else "down"
+            out.append(Record("link", s.id, f"{s.id}: link {word}{': ' + event.detail if event.detail else ''}", ()))
             if event.up:
                 s.asked.clear()
                 clear_alarm(s, "link-down", out)
             else:
                 raise_alarm(s, "link-down", Severity.WARNING, f"{s.id}: no link; its trust ages", out)
+        return {s.id}
+
+    def _route_changed(self, event: RouteChanged, now: Instant, out: Out) -> set[str]:
+        if (s := self.standings.get(event.device_id)) is None:
+            return set()
+        code = f"route-{event.function}"
+        if event.up:
+            clear_alarm(s, code, out)
+        else:
+            raise_alarm(s, code, Severity.ALARM, f"{s.id}: {event.function} has no other end: {event.detail}", out)
         return {s.id}
 
     def _time_proof(self, event: TimeProof, now: Instant, out: Out) -> set[str]:

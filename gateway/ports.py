@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.model.certificate import QuotedState, SoftwareKey
 from gateway.model.decision import Lease
@@ -161,8 +161,66 @@ class AccountsPort(Protocol):
         ...
 
 
+class PolicyPort(Protocol):
+    """A change of policy: shown, tried for some minutes, confirmed, undone. Raises RefusedError or InputError with a remedy."""
+
+    async def state(self) -> Mapping[str, Any]:
+        """The profiles, and what waits for a confirmation."""
+        ...
+
+    async def prepare(self, text: str) -> Mapping[str, Any]:
+        """What applying a profile (its TOML text) would change."""
+        ...
+
+    async def apply(self, who: User, secret: str, text: str, minutes: float, cut_vital: Sequence[str]) -> Mapping[str, Any]:
+        """Try a profile; it is undone by itself unless it is confirmed."""
+        ...
+
+    async def confirm(self, who: User, secret: str) -> Mapping[str, Any]:
+        """Confirm what waits."""
+        ...
+
+    async def rollback(self, who: User, secret: str, cut_vital: Sequence[str]) -> Mapping[str, Any]:
+        """Undo what waits, or go back to the policy before."""
+        ...
+
+
+class HoldingsPort(Protocol):
+    """Endorsements and reference values, flows that were seen, files that prove themselves."""
+
+    async def references(self) -> Mapping[str, Any]:
+        """Each device's anchors and values, and the imports that can be taken back."""
+        ...
+
+    async def import_references(self, who: User, text: str, device_id: str) -> Mapping[str, Any]:
+        """Take a maker's endorsement. Raises InputError or RefusedError."""
+        ...
+
+    async def rollback_references(self, who: User, device_id: str) -> Mapping[str, Any]:
+        """Take the newest import back. Raises InputError when there is none."""
+        ...
+
+    async def learned(self, device_id: str) -> Mapping[str, Any]:
+        """A profile's draft of what was seen while a device was observed."""
+        ...
+
+    async def cached(self) -> Mapping[str, Any]:
+        """What is cached, and until when it is good."""
+        ...
+
+    async def import_cached(self, who: User, data: bytes) -> Mapping[str, Any]:
+        """Take a file that proves itself. Raises EvidenceError or InputError."""
+        ...
+
+
 class ConsolePort(Protocol):
     """What the page, the JSON API and the CLI may see and ask of the running gateway."""
+
+    policy: PolicyPort
+    """Changes of policy."""
+
+    holdings: HoldingsPort
+    """What this gateway holds beside its policy."""
 
     def view(self) -> WardView:
         """The picture now."""

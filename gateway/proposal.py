@@ -45,9 +45,13 @@ def propose(device_id: str, a: Mapping[str, str], profile: Profile, gateway_id: 
         raise InputError(f"{device_id}: {e}", "see `wardgate device add --help`") from None
     if device.bus is not Bus.BLE and binding is None:
         raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
-    target = next((t.name for t in profile.targets if t.evidence_class in _MEASURED), "")
-    references, shared = read_endorsement(a.get("endorsement", ""), target, gateway_id)
+    references, shared = read_endorsement(a.get("endorsement", ""), measured_target(profile), gateway_id)
     return Proposal(device, passkey, references, shared)
+
+
+def measured_target(profile: Profile) -> str:
+    """The target that a maker's endorsement is about; "" when the profile has none."""
+    return next((t.name for t in profile.targets if t.evidence_class in _MEASURED), "")
 
 
 def without_secrets(command: OperatorCommand) -> OperatorCommand:

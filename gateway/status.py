@@ -6,20 +6,33 @@ Exit code 0: all well; 10: degraded; 11: something is cut.
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gateway.cli_messages import lines as message_lines
 from gateway.control import Control
 from gateway.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from gateway.listening import Listener
 
 Answer = tuple[Any, list[str], int]
 
 
 def summarise(control: Control, *, offline: bool, ports: bool) -> Answer:
-    """The status as a document, lines and exit code."""
+    """The status as a document, lines and exit code. The listeners come from the kernel, with the daemon or without."""
+    document, lines, code = _summary(control, offline)
+    if ports:
+        from gateway.listening import listeners
+
+        rows = listeners(control.config)
+        document["listeners"] = [{**asdict(row), "unexpected": row.unexpected} for row in rows]
+        lines += [f"  listens: {_listener(row)}" for row in rows]
+    return document, lines, code
+
+
+def _summary(control: Control, offline: bool) -> Answer:
     try:
         view = control.view()
     except UnavailableError as e:
@@ -34,9 +47,6 @@ def summarise(control: Control, *, offline: bool, ports: bool) -> Answer:
     if offline:
         document["offline"] = _offline(view)
         lines += [f"  without the outside: {text}" for text in document["offline"]]
-    if ports:
-        document["listeners"] = listeners()
-        lines += [f"  listens: {row['protocol']} {row['address']} port {row['port']}" for row in document["listeners"]]
     return document, lines, code
 
 
@@ -57,8 +67,16 @@ def outbox(control: Control, *, retry: bool) -> tuple[Any, list[str]]:
     lines += [
         f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]
     ]
+    lines += message_lines(v)
     lines += [f"  dead letter {d['id']}: {d['topic']}, {d['readings']} readings: {d['reason']}" for d in v["dead_letters"]]
     return v, lines
+
+
+def _listener(row: Listener) -> str:
+    where = f"{row.protocol} {row.address}{'%' + row.interface if row.interface else ''} port {row.port}"
+    if not row.toward_ward:
+        return where
+    return f"{where}, toward the ward: {row.why or 'NOT EXPECTED; nothing of the policy says so, and the tables refuse it'}"
 
 
 def _code(view: dict[str, Any]) -> int:
@@ -85,24 +103,6 @@ def _offline(view: dict[str, Any]) -> list[str]:
             if left
             else f"{d['id']}: no certificate"
         )
-    return rows
-
-
-def listeners() -> list[dict[str, Any]]:
-    """What listens in this network namespace, from the live kernel (``ss -Hlntu``)."""
-    try:
-        out = subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True, timeout=5).stdout  # noqa: S607
-    except (OSError, subprocess.SubprocessError) as e:
-        raise UnavailableError(f"the kernel's listeners cannot be read ({type(e).__name__})", "install iproute2") from None
-    return _parse(out.splitlines())
-
-
-def _parse(lines: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    for line in lines:
-        fields = line.split()
-        if len(fields) >= 5 and (m := re.fullmatch(r"(.+):(\d+)", fields[4])):
-            rows.append({"protocol": fields[0], "address": m[1], "port": int(m[2])})
     return rows
 
 

@@ -17,6 +17,7 @@ from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
 from gateway.model.outbox import OutboxView
+from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.supervisor import Supervisor
 from gateway.uplink.announcer import Announcer
@@ -30,6 +31,7 @@ class WayOut:
         self,
         config: Config,
         outbox: Outbox,
+        journal: Journal,
         clock: Clock,
         *,
         certificate: Callable[[str, Instant], CertificateId | None],
@@ -37,7 +39,7 @@ class WayOut:
         vouch: Callable[[bytes], None],
     ) -> None:
         """``certificate(device_id, at)``: which one was in force; ``vouch`` gets the SPKI of the client's key."""
-        self._outbox, self._certificate = outbox, certificate
+        self._outbox, self._journal, self._clock, self._certificate = outbox, journal, clock, certificate
         self._announcer = Announcer(outbox)
         self._sender: Sender | None = None
         if config.uplink.host:
@@ -69,9 +71,12 @@ class WayOut:
 
     async def look(self) -> OutboxView:
         """All of it for people."""
-        if self._sender is None:
-            return await self._outbox.look(up=False, state="no broker is configured ([uplink] in wardgate.toml); everything waits")
-        return await self._outbox.look(up=self._sender.up, state=self._sender.sentence)
+        up, state = False, "no broker is configured ([uplink] in wardgate.toml); everything waits"
+        if self._sender is not None:
+            up, state = self._sender.up, self._sender.sentence
+        seen = await self._outbox.look(up=up, state=state)
+        routes, aside = await self._journal.look(self._clock.now())
+        return replace(seen, routes=routes, kept_aside=aside)
 
     async def waiting(self) -> int:
         """Readings that have not left."""
@@ -80,6 +85,14 @@ class WayOut:
     async def retry(self) -> int:
         """Send dead letters again; returns how many."""
         return await self._outbox.revive()
+
+    async def kept_aside(self, message_id: int) -> str:
+        """The route of a message that is kept aside. Raises InputError."""
+        return await self._journal.route_of(message_id)
+
+    async def settle(self, message_id: int, discard: str) -> str:
+        """A message that is kept aside is sent again or, with a reason, let go; returns its route. Raises InputError."""
+        return await (self._journal.discard(message_id, discard) if discard else self._journal.retry(message_id))
 
     async def close(self) -> None:
         """Store what is still in hand and take no more."""

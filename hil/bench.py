@@ -28,6 +28,7 @@ from hil.broker import Broker, issue
 from hil.control import ask
 from hil.network import ATTACKER, MONITOR, PUMP, TABLE_FILE, Ward
 from hil.process import BenchError, Process, start
+from hil.services import start_services
 from hil.tpm import Swtpm
 
 TOP = Path(__file__).resolve().parent.parent
@@ -122,7 +123,7 @@ class Bench:
 
     def _network(self) -> tuple[str, str]:
         for name, uid in (("wardgate-bench", WARDGATE_UID), ("wardgate-bench-nf", ENFORCER_UID)):
-            _user(name, uid)
+            bench_user(name, uid)
         for d in (self.directory, self.log, self.run, self.state, self.ctl, self.policy_state, self.alarm_dir):
             d.mkdir(parents=True, exist_ok=True)
             d.chmod(0o755)
@@ -193,7 +194,7 @@ class Bench:
         where = ["--host", address, "--port", str(BROKER_PORT)]
         self._spawn("receiver", "hil.subscriber", "--ctl", str(self.ctl / "receiver.sock"), *where, *files, netns=self.ns("hosp"))
         gateway = self.state / "gateway"
-        issue(ca, gateway, self.rig["gateway"]["id"], stem="uplink")
+        gateway.mkdir(exist_ok=True)
         shutil.copy(ca / "ca.pem", gateway / "uplink-ca.pem")
         return (
             "the hospital's broker and what listens behind it",
@@ -213,7 +214,7 @@ class Bench:
             f'{n} = "{self.state}/gateway/uplink{f}"' for n, f in (("ca", "-ca.pem"), ("cert", ".pem"), ("key", ".key"))
         )
         uplink = f'host = "{hospital["broker"]}"\nport = {BROKER_PORT}\nacknowledge = "receiver"\nretry_s = 2.0\n{files}'
-        extra.write_text(f"[timing]\n{timing}\n[uplink]\n{uplink}\n{self._drivers()}")
+        extra.write_text(f"[timing]\n{timing}\n[uplink]\n{uplink}\n[network.services]\nset_clock = false\n{self._drivers()}")
         argv = [
             "init",
             "--state",
@@ -238,7 +239,8 @@ class Bench:
             extra,
         ]
         argv += ["--root-of-measurement", gateway["root_of_measurement"]]
-        argv += [x for a in network for x in ("--address", a)]
+        argv += [x for a in network for x in ("--address", f"{a}/{64 if ':' in a else 24}")]
+        argv += ["--management-address", "10.78.0.2/30", *(x for p in self._ports() for x in ("--nic", f"{p}={p}"))]
         argv += [x for n in ("clients", "central") for a in hospital[n] for x in ("--peer", f"{n}={a}")]
         self.run.chmod(0o1777)  # each process makes its own socket there; nobody can replace another's
         answer = self.wardgate(*(str(a) for a in argv))
@@ -247,6 +249,10 @@ class Bench:
             "wardgate init",
             f"keys in the TPM, owner and lockout authorisation set, wardgate.toml written; claim code {self.claim}",
         )
+
+    def _ports(self) -> list[str]:
+        assert self.ward
+        return [p.port for p in self.ward.positions]
 
     def _make_ward(self) -> Ward:
         return Ward(self.prefix, directory=self.policy_state, positions=(PUMP, MONITOR, ATTACKER))
@@ -262,14 +268,16 @@ class Bench:
         argv += ["--policy", self.policy_state / "confirmed.json", "--alarm", self.alarm_dir / "alarm.json"]
         words = [str(a) for a in argv]
         self._spawn("enforcer", "gateway.enforcer.server", *words, netns=gw, uid=ENFORCER_UID, caps=("net_admin",))
-        argv = ["serve", "--state", self.policy_state, *table, "--socket", self.run / "policy.sock"]
+        argv = ["serve", "--state", self.policy_state, *table, "--socket", self.run / "policy.sock", "--network", self.config]
         self._spawn("policy", "gateway.enforcer.confirm", *(str(a) for a in argv), netns=gw)
+        start_services(self)
         detail = f"uid {ENFORCER_UID}; the daemon, uid {WARDGATE_UID}, has no capability at all"
         return "the enforcer, alone with CAP_NET_ADMIN", detail
 
     def _enrol(self) -> tuple[str, str]:
         answer = self.wardgate("enrol", "--ca", f"http://127.0.0.1:{CA_PORT}")
-        return "enrolment", f"the CA certified the attestation key by credential activation: {answer['subject']}"
+        detail = f"the CA certified the attestation key by credential activation: {answer['subject']}; and the uplink's TLS key"
+        return "enrolment", detail
 
     def _daemon(self) -> tuple[str, str]:
         began = time.monotonic()
@@ -299,7 +307,7 @@ class Bench:
     def _devices(self) -> tuple[str, str]:
         for device_id, p in self.positions.items():
             endorsement = self.state / f"{device_id}.endorsement.json"
-            reference = ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"]
+            reference = self.reference(device_id)
             endorsement.write_text(json.dumps(reference))
             argv = [
                 "device",
@@ -321,7 +329,15 @@ class Bench:
             self.wardgate(*argv)
         return f"{len(self.positions)} devices are proposed", "they get nothing until somebody accepts them"
 
+    def reference(self, device_id: str) -> dict[str, Any]:
+        """What a device's maker says of it; empty: nothing."""
+        return dict(ask(self.ctl / f"{device_id}.sock", "reference", gateway=self.rig["gateway"]["id"])["reference"] or {})
+
     # --- commands ---
+
+    def command(self, verb: str, device_id: str, **arguments: str) -> None:
+        """``wardgate device VERB ID``, with ``--name value`` for each argument."""
+        self.wardgate("device", verb, device_id, *(x for k, v in arguments.items() for x in (f"--{k}", v)))
 
     def wardgate(self, *argv: str, code: int | None = 0) -> Any:
         """Run the command in the gateway's namespace, as root on the console; returns its JSON document."""
@@ -504,7 +520,7 @@ class Bench:
         return _milliseconds(found[1]) if found else None
 
 
-def _user(name: str, uid: int) -> None:
+def bench_user(name: str, uid: int) -> None:
     """A system user of the bench: D-Bus admits nobody whom the machine does not know. Stays; it can do nothing."""
     try:
         pwd.getpwuid(uid)

@@ -6,7 +6,6 @@ not a service of the machine. Knows nothing of what passes through it.
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import os
 import shutil
@@ -19,8 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hil.ca import issued
 from hil.process import BenchError, Process, start
 
 PORT = 8883
@@ -44,19 +44,9 @@ def issue(ca: Path, directory: Path, name: str, *, names: tuple[str, ...] = (), 
     signer = load_pem_private_key((ca / "ca.key").read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     anchor = x509.load_pem_x509_certificate((ca / "ca.pem").read_bytes())
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
     use = ExtendedKeyUsageOID.SERVER_AUTH if names else ExtendedKeyUsageOID.CLIENT_AUTH
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(anchor.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(False, None), True)
-        .add_extension(x509.ExtendedKeyUsage([use]), False)
-    )
+    builder = issued(anchor, key.public_key(), name, use, days)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), False)
     certificate = builder.sign(signer, hashes.SHA256())

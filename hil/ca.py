@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from gateway.attester import enrol
 from gateway.attester.credential import AttestationKey, read_ak
@@ -59,7 +59,20 @@ class Ca:
         ek = self._verify_ek(request.ek_certificate)
         ak = read_ak(request.ak_public)
         certificate = self._issue(request.gateway_id, ak)
-        return enrol.seal([certificate.public_bytes(Encoding.DER)], ek.public_key(), ak.name)
+        client = [self._client(request)] if request.client_request else []
+        return enrol.seal([certificate.public_bytes(Encoding.DER)], ek.public_key(), ak.name, client)
+
+    def _client(self, request: enrol.Request) -> bytes:
+        """A TLS client's certificate (DER) for the key that signed the request; the name is the gateway's, whatever it asks for."""
+        try:
+            asked = x509.load_der_x509_csr(request.client_request)
+            key, signed = asked.public_key(), asked.is_signature_valid
+        except (ValueError, UnsupportedAlgorithm) as e:
+            raise EvidenceError(f"the client's request cannot be read ({e})", "make a new one") from None
+        if not signed or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise EvidenceError("the client's request is not signed by its own P-256 key", "make a new one")
+        builder = issued(self.certificate, key, request.gateway_id, ExtendedKeyUsageOID.CLIENT_AUTH, 365)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def _verify_ek(self, der: bytes) -> x509.Certificate:
         """A valid EK certificate of a maker we know. Its critical directory-name SAN rules out the library's TLS path check."""
@@ -99,6 +112,24 @@ class Ca:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def issued(
+    anchor: x509.Certificate, key: ec.EllipticCurvePublicKey, name: str, purpose: ObjectIdentifier, days: int,
+) -> x509.CertificateBuilder:  # fmt: skip
+    """What every certificate of this CA for TLS has; the caller signs it."""
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(anchor.subject)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(False, None), True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), False)
+    )
 
 
 def load_certificates(paths: Sequence[Path]) -> list[x509.Certificate]:

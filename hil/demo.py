@@ -27,6 +27,7 @@ from typing import Any
 
 from gateway import __version__
 from hil.bench import Bench, clean
+from hil.large import LargeBench
 from hil.process import BenchError
 from hil.scenarios import SCENARIOS, Result, arrived, play
 
@@ -62,7 +63,8 @@ def main() -> int:
             setattr(options, name, Path(os.environ.get("WARDGATE_CALLED_FROM", ".")) / path)
     directory = Path(tempfile.mkdtemp(prefix="wardgate-bench-", dir="/tmp"))
     directory.chmod(0o755)
-    bench = Bench(directory, port=options.port, tell=step)
+    make: Callable[..., Bench] = LargeBench if options.ward == "large" else Bench
+    bench = make(directory, port=options.port, tell=step)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         say(paint("\nWardgate", "1") + " — every device gets exactly as much network as its latest evidence earns\n")
@@ -91,14 +93,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--report", type=Path, metavar="FILE")
     parser.add_argument("--artifacts", type=Path, metavar="DIR")
-    parser.add_argument("--ward", choices=("small", "large"), default="small")
+    parser.add_argument("--ward", choices=("small", "large"), default="small", help="5 or 50 devices")
     parser.add_argument("--port", type=int, default=8443, help="the page's port on this machine's loopback")
     parser.add_argument("--clean", action="store_true", help="remove what an interrupted run left")
     options = parser.parse_args()
     if options.seconds is not None and options.seconds < _LEAST_S:
         parser.error(f"--seconds is at least {_LEAST_S}")
-    if options.ward == "large":
-        parser.error("the large ward comes with the ward's network; use --ward small")
     return options
 
 

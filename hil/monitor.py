@@ -46,11 +46,15 @@ class Channel:
 
     async def _report(self, control_id: bytes) -> None:
         self.sent += 1
+        message, of = b"", (b"", b"")
         for attempt in range(1000):
             self.resent += attempt > 0
             if not self._monitor.plugged:
                 return
-            self.last_code = await self._exchange(self._monitor.message(control_id), control_id)
+            now = (self._monitor.serial, self._monitor.version)
+            if of != now:  # what is sent again is the same bytes, unless the monitor itself is another one by now
+                message, of = self._monitor.message(control_id), now
+            self.last_code = await self._exchange(message, control_id)
             self.codes[self.last_code] += 1
             if self.last_code in ("AA", "CA"):
                 now = time.monotonic_ns()

@@ -1,8 +1,8 @@
 """The bench's network: a ward, its gateway, a hospital and an attacker, each a network namespace of this machine.
 
-``Ward`` builds what a gateway in line would see: a bridge with one isolated port a device, an uplink in the devices' own
-subnet (the gateway answers ARP and ND for both sides), a management veth to the host. It loads the static tables and a
-policy document with the product's own loader and removes only what it made. It knows no process and no trust.
+``Ward`` lays the cables that a gateway in line would see: one a device, one to the hospital in the devices' own subnet, one for
+management to the host. The bridge, its ports, addresses, routes and neighbour entries are made by the product's own code, as are
+the static tables and a policy document loaded. It removes only what it made. It knows no process and no trust.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gateway.config import read_config
+from gateway.network.kernel import bring_up
+from gateway.wiring import Place
 
 _CLONE_NEWNET = 0x40000000
 _NETNS = Path("/run/netns")
@@ -105,6 +112,8 @@ class Ward:
         self.gateway, self.hospital = f"{prefix}gw", f"{prefix}hosp"
         self._made: list[str] = []
         self._loaded = False
+        self._own = directory is None
+        self._run = Path(tempfile.mkdtemp(prefix="wg-net-")) if directory is None else directory.parent / "network"
 
     def __enter__(self) -> Ward:
         self.build()
@@ -144,7 +153,7 @@ class Ward:
     def load(self, document: Mapping[str, Any] | None = None) -> None:
         """Confirm ``document`` as root and load it; without one, load what is confirmed already."""
         argv = ["ip", "netns", "exec", self.gateway, sys.executable, "-m", "gateway.enforcer.confirm"]
-        common = ["--state", str(self._policy()), "--table-file", str(TABLE_FILE)]
+        common = ["--state", str(self._policy()), "--table-file", str(TABLE_FILE), "--network", str(self.settings)]
         if document is None or not self._loaded:
             run(*argv, "load", *common)
             self._loaded = True
@@ -174,8 +183,12 @@ class Ward:
 
     def close(self) -> None:
         """Remove the namespaces that this object made; their links go with them."""
+        if self._made and self._management:  # a namespace goes in its own time; the next ward may want the name at once
+            run("ip", "link", "del", self.management_link, check=False)
         while self._made:
             run("ip", "netns", "del", self._made.pop(), check=False)
+        if self._own:
+            shutil.rmtree(self._run, ignore_errors=True)
 
     def _add(self, namespace: str) -> None:
         run("ip", "netns", "add", namespace)
@@ -207,36 +220,38 @@ class Ward:
         return f"{self.prefix}mgmt"
 
     def _gateway(self) -> None:
-        lines = [
-            "link set lo up",
-            "link add ward0 type bridge no_linklocal_learn 1",
-            "link set ward0 address 02:57:47:00:00:01 addrgenmode eui64 up",
-            "link set hosp0 address 02:57:47:00:01:01 up",
-            f"addr add {GATEWAY4}/24 dev hosp0",
-            f"addr add {GATEWAY6}/64 dev hosp0 nodad",
-            # What a device's redirected connection ends at is an address of the interface it came in by.
-            f"addr add {GATEWAY4}/32 dev ward0",
-            f"addr add {GATEWAY6}/128 dev ward0 nodad",
-            *(f"neigh add proxy {address} dev ward0" for address in (HOSPITAL6, GATEWAY6)),
-        ]
-        for position in self.positions:
-            lines += [
-                f"link set {position.port} master ward0 up",
-                f"link set {position.port} type bridge_slave isolated on",
-                f"route add {position.ipv4}/32 dev ward0",
-                f"route add {position.ipv6}/128 dev ward0",
-                f"neigh add proxy {position.ipv6} dev hosp0",
-            ]
+        """Cards with known MACs; everything else is the product's."""
+        _batch(self.gateway, ["link set lo up", "link set hosp0 address 02:57:47:00:01:01"])
         if self._management:
-            lines += [f"addr add {MGMT_GATEWAY}/30 dev mgmt0", "link set mgmt0 up"]
             run("ip", "addr", "add", f"{MGMT_HOST}/30", "dev", self.management_link)
             run("ip", "link", "set", self.management_link, "up")
-        _batch(self.gateway, lines)
-        ward = {f"net/{family}/neigh/{link}/proxy_delay": "0" for family in ("ipv4", "ipv6") for link in ("ward0", "hosp0")}
-        ward |= {f"net/ipv4/conf/{link}/proxy_arp": "1" for link in ("ward0", "hosp0")}
-        ward |= {f"net/ipv6/conf/{link}/proxy_ndp": "1" for link in ("ward0", "hosp0")}
-        ward |= {"net/ipv4/conf/hosp0/rp_filter": "1", "net/ipv4/conf/ward0/rp_filter": "1"}
-        _sysctl(self.gateway, ward)
+        settings = read_config(self._write_settings()).network
+        # Before a policy there is none whose devices could be reached; a ward without one is open for its tests.
+        known = () if self.policy_dir else self.positions
+        places = [Place(p.name, p.port, p.mac, (p.ipv4, p.ipv6)) for p in known]
+        with inside(self.gateway):
+            report = bring_up(settings, places, (HOSPITAL4, HOSPITAL6), forward=True)
+        if report.problems:
+            raise NetworkError("; ".join(report.problems))
+
+    @property
+    def settings(self) -> Path:
+        """The product's configuration of this ward's network."""
+        return self._run / "network.toml"
+
+    def _write_settings(self) -> Path:
+        names = [p.port for p in self.positions]
+        management = f'"{MGMT_GATEWAY}/30"' if self._management else ""
+        lines = [
+            "[network]",
+            f'addresses = ["{GATEWAY4}", "{GATEWAY6}"]\nmanagement_addresses = [{management}]\nrun = "{self._run}"',
+            "[network.nics]",
+            *(f'"{name}" = "{name}"' for name in names),
+            f'[network.services]\nset_clock = false\n[peers]\nhospital = ["{HOSPITAL4}", "{HOSPITAL6}"]',
+        ]
+        self._run.mkdir(parents=True, exist_ok=True)
+        self.settings.write_text("\n".join(lines) + "\n")
+        return self.settings
 
 
 # Duplicate address detection would cost a second an address, and every address here is known to be the only one.
@@ -271,8 +286,8 @@ def _sysctl(namespace: str, values: Mapping[str, str]) -> None:
 
 def clean(prefix: str) -> list[str]:
     """Remove the namespaces that an interrupted ward with this prefix left; returns their names."""
-    own = {f"{prefix}{suffix}" for suffix in ("gw", "hosp", PUMP.name, MONITOR.name, ATTACKER.name)}
-    left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if path.name in own) if _NETNS.is_dir() else []
+    own = re.compile(f"{re.escape(prefix)}(gw|hosp|{PUMP.name}|{MONITOR.name}|{ATTACKER.name}|d[0-9]+)")
+    left = sorted(path.name for path in _NETNS.glob(f"{prefix}*") if own.fullmatch(path.name)) if _NETNS.is_dir() else []
     for namespace in left:
         run("ip", "netns", "del", namespace, check=False)
     return left

@@ -5,8 +5,10 @@ Every figure is measured here and now. Refuses to know how the bench is built.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -108,6 +110,14 @@ def refused_at(bench: Bench, device_id: str, after_ns: int) -> tuple[int, str]:
     raise Failed(f"no decision took {device_id}'s level")
 
 
+def level_changes(bench: Bench, after_ns: int) -> list[str]:
+    """Every decision that changed a level since a moment (boot time)."""
+    sql = "SELECT device_id, body FROM audit WHERE kind = 'decision' AND mono_ns > ?"
+    with contextlib.closing(bench._database()) as db:
+        rows = [(d, json.loads(b)) for d, b in db.execute(sql, (after_ns,))]
+    return [f"{d}: {b['before']} → {b['level']}" for d, b in rows if b["level"] != b["before"]]
+
+
 def at_level(level: int) -> Callable[[dict[str, Any]], bool]:
     """A device at exactly this level."""
     return lambda d: d["level"] == level
@@ -124,7 +134,7 @@ def trusted(bench: Bench) -> float:
 def observed(bench: Bench) -> tuple[dict[str, float], str]:
     """A new device's flows pass and are counted; what Enforce would cut is listed, and is not cut."""
     for device_id in bench.positions:
-        bench.wardgate("device", "accept", device_id)
+        bench.command("accept", device_id)
     for device_id in bench.positions:
         bench.await_device(device_id, lambda d: d["state"] == "observing" and d["level"] > 0, 25, "observed with evidence")
     flows(bench, "maintenance")
@@ -146,7 +156,7 @@ def trusted_ward(bench: Bench) -> tuple[dict[str, float], str]:
     """Every honest device reaches its level, and its functions pass traffic end to end."""
     began = time.monotonic()
     for device_id in bench.positions:
-        bench.wardgate("device", "enforce", device_id)
+        bench.command("enforce", device_id)
     trusted(bench)
     took = time.monotonic() - began
     for client in ("maintenance", "central", "control"):
@@ -368,6 +378,8 @@ SCENARIOS: dict[str, Story] = {
     "forbidden-write": forbidden_write,
     "service-mode": service_mode,
     "planned-restart": planned_restart,
+    "lateral-movement": elsewhere("hil.stories_network", "lateral_movement"),
+    "spoofed-address": elsewhere("hil.stories_network", "spoofed_address"),
     "wan-outage": elsewhere("hil.stories_uplink", "wan_outage"),
     "forged-evidence": elsewhere("hil.stories_radio", "forged_evidence"),
     "relayed-wearable": elsewhere("hil.stories_radio", "relayed_wearable"),

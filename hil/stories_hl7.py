@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hil.bench import LIVE_PORT, RESULTS_PORT, Bench
-from hil.scenarios import at_level, check, refused_at
+from hil.hl7 import MEASURED
+from hil.scenarios import at_level, boot_offset_ns, check, refused_at
 
 MONITOR, RECEIVER = "monitor-1", "hl7-receiver"
 FORGED = "DEADBEEF00000066"
@@ -90,3 +91,41 @@ def hostile_hl7(bench: Bench) -> tuple[dict[str, float], str]:
         check(set(state["codes"]) == {"AA"} and state["longest_gap_ms"] < 4000, f"the monitor's own messages suffered: {state}")
     check(bench.device(MONITOR)["level"] == 2, "the monitor's level changed")
     return {"refused": float(len(answers))}, f"{len(answers)} kinds refused; the monitor's own two connections went on"
+
+
+def monitor_readings(bench: Bench) -> tuple[dict[str, float], str]:
+    """What the monitor measures is on the page and arrives behind the broker, with its level, and without its patient."""
+    wait(lambda: monitor(bench, "live")["last"] == "AA", "vitals are answered AA")
+    began = time.monotonic_ns() + boot_offset_ns()
+    wait(lambda: bench.readings_after(MONITOR, began, 2) >= 2 * len(MEASURED), "its readings are taken in at level 2")
+    shown = {r["quantity"]: r["value"] for r in bench.device(MONITOR)["readings"]}
+    check(shown.get("MDC_PULS_OXIM_SAT_O2") == 97 and len(shown) == len(MEASURED), f"the page shows {shown}")
+    wait(lambda: bool(bench.ask("receiver", "readings", device=MONITOR, after_ns=began, level=2)["ids"]), "some have arrived")
+    view = str(bench.view()) + str(bench.wardgate("outbox"))
+    check(not [w for w in ("DOE", "JANE", "100012") if w in view], "the page or the outbox names the patient")
+    return {"quantities": float(len(shown))}, f"{len(shown)} quantities at level 2, on the page and behind the broker"
+
+
+def kept_aside(bench: Bench) -> tuple[dict[str, float], str]:
+    """The receiver refuses a result for good: it is kept, shown, sent again by a named person, and arrives; another is let go."""
+    bench.ask(RECEIVER, "answer", port=RESULTS_PORT, code="AR")
+    try:
+        wait(lambda: len(bench.wardgate("outbox")["kept_aside"]) >= 2, "refused results are kept aside")
+    finally:
+        bench.ask(RECEIVER, "answer", port=RESULTS_PORT, code="AA")
+    first, second = sorted(m["id"] for m in bench.wardgate("outbox")["kept_aside"])[:2]
+    bench.wardgate("message", "retry", str(first), "--reason", "the receiver is mended", *bench.as_person("biomed-1"))
+    bench.wardgate("message", "discard", str(second), "--reason", "written down by hand", *bench.as_person("biomed-1"))
+
+    def settled() -> bool:
+        view = bench.wardgate("outbox")
+        route = next(r for r in view["routes"] if r["device_id"] == MONITOR)
+        return not {first, second} & {m["id"] for m in view["kept_aside"]} and route["waiting"] == 0
+
+    wait(settled, "one has arrived, one is gone")
+    told = [e["text"] for e in bench.api("GET", "/api/v1/events?limit=200")["events"]]
+    for words in ("biomed-1: retry-message monitor-1", "biomed-1: discard-message monitor-1", "kept aside"):
+        check(any(words in text for text in told), f"nobody was told: {words}")
+    for left in bench.wardgate("outbox")["kept_aside"]:
+        bench.wardgate("message", "retry", str(left["id"]), "--reason", "the receiver is mended", *bench.as_person("biomed-1"))
+    return {"kept": 2.0}, "refused for good, kept aside, one sent again and one let go, both on the record"

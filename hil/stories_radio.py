@@ -11,20 +11,12 @@ import time
 from typing import Any
 
 from hil.bench import Bench
-from hil.scenarios import at_level, boot_offset_ns, check
+from hil.scenarios import at_level, boot_offset_ns, check, level_changes
 
 FORGERIES = 1000
 _PATIENCE_S = 35  # the gateway backs off from a device that answers wrongly
 APART_S = 2.2  # after this long unseen a device that is seen again came back
 LEAST_S = 3.5  # how long an attacker stands in a wearable's place
-
-
-def _decisions(bench: Bench, after_ns: int) -> list[str]:
-    """Every decision that changed a level since a moment (boot time)."""
-    sql = "SELECT device_id, body FROM audit WHERE kind = 'decision' AND mono_ns > ?"
-    with contextlib.closing(bench._database()) as db:
-        rows = [(d, json.loads(b)) for d, b in db.execute(sql, (after_ns,))]
-    return [f"{d}: {b['before']} → {b['level']}" for d, b in rows if b["level"] != b["before"]]
 
 
 def _counted(bench: Bench, device_id: str, after_ns: int) -> int:
@@ -61,7 +53,7 @@ def forged_evidence(bench: Bench) -> tuple[dict[str, float], str]:
         time.sleep(APART_S)
         bench.ask("patch-1", "appear")
     _returned(bench, "patch-1")
-    changed = _decisions(bench, began)
+    changed = level_changes(bench, began)
     check(not changed, f"levels changed: {', '.join(changed)}")
     check(posed["challenges"] == 0 and posed["subscriptions"] == 0, f"the gateway believed a stranger: {posed}")
     figures = {

@@ -162,3 +162,18 @@ async def test_a_revocation_reaches_an_enforcer_that_was_away(rig: Rig) -> None:
     await asyncio.sleep(0.05)
     rig.enforcer.away = False
     await until(lambda: ADDRESS not in rig.enforcer.levels, "dropped after all")
+
+
+async def test_decided_means_decided(rig: Rig) -> None:
+    """Not merely queued; and somebody who gave up waiting stops nothing."""
+    gone = asyncio.create_task(rig.conductor.decided())
+    await asyncio.sleep(0)
+    gone.cancel()
+    seen: list[int] = []
+    rig.conductor.listen(lambda: seen.append(1))
+    for _ in range(3):
+        await rig.conductor.emit(EVENT)
+    assert not seen
+    async with asyncio.timeout(5):
+        await rig.conductor.decided()
+    assert len(seen) == 3

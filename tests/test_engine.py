@@ -9,7 +9,7 @@ from gateway import codec
 from gateway.engine import Engine
 from gateway.model.device import DeviceState
 from gateway.model.effect import Adopt, Alarm, Challenge, Effect, Issue, KeepState, KeepVeto, Record, SealEpoch
-from gateway.model.event import Event, EvidenceFailed, LinkChanged, OperatorCommand
+from gateway.model.event import Event, EvidenceFailed, LinkChanged, OperatorCommand, RouteChanged
 from gateway.model.evidence import MediaType, Tier
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Provenance
@@ -241,3 +241,28 @@ def test_the_log_replayed_gives_the_same_decisions() -> None:
         event: Event | None = None if stored is None else codec.from_plain(Event, stored)
         again += engine.receive(event, at) if event is not None else engine.wake(at)
     assert decisions(again) == decisions(story.effects) and len(decisions(again)) >= 6
+
+
+def test_a_link_that_is_another_one_needs_evidence_at_once_and_rings_no_alarm(ward: Ward) -> None:
+    """A device that says something else of itself is still there: an alarm that flashes would be a false one."""
+    ward.attest_all()
+    ward.pass_time(1.0)
+    effects = ward.feed(LinkChanged("pump-1", up=True, anew=True))
+    assert {e.media_type for e in effects if isinstance(e, Challenge)} == {MediaType.PSA, MediaType.MODBUS}
+    assert not [e for e in effects if isinstance(e, Alarm)]
+    assert ward.level("pump-1") == 3
+    ward.pass_time(30.0)
+    assert ward.level("pump-1") == 0  # what vouched for the old one is not kept
+    again = ward.feed(LinkChanged("patch-1", up=False)) + ward.feed(LinkChanged("patch-1", up=True, anew=True))
+    assert [(e.code, e.raised) for e in again if isinstance(e, Alarm)] == [("link-down", True), ("link-down", False)]
+
+
+def test_a_route_without_its_other_end_rings_until_it_is_back(ward: Ward) -> None:
+    away = RouteChanged("pump-1", "control", up=False, detail="the receiver is away; look at it")
+    (alarm,) = [e for e in ward.feed(away) if isinstance(e, Alarm)]
+    assert (alarm.device_id, alarm.code, alarm.raised) == ("pump-1", "route-control", True)
+    assert "the receiver is away" in alarm.text and ward.engine.standings["pump-1"].alarms
+    assert not [e for e in ward.feed(away) if isinstance(e, Alarm)]  # once
+    (over,) = [e for e in ward.feed(RouteChanged("pump-1", "control", up=True)) if isinstance(e, Alarm)]
+    assert not over.raised and "link-down" not in ward.engine.standings["pump-1"].alarms
+    assert not [e for e in ward.feed(RouteChanged("nobody", "control", up=False)) if isinstance(e, Alarm)]

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.certificates import Certificates
 from gateway.codec import raw_signature
 from gateway.config import Config, Gateway, Uplink
-from gateway.console import Counters, _with_broker
+from gateway.confirmed import with_broker
+from gateway.console import Counters
 from gateway.enforcer.document import check_document
 from gateway.issuer.leaves import Platform
 from gateway.machine_clock import MachineClock
@@ -26,6 +27,7 @@ from gateway.model.observation import Observation
 from gateway.policy.compile import compile_document
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
+from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.way_out import WayOut
 from tests.issuer.verdicts import verdict
@@ -50,7 +52,7 @@ async def test_only_trusted_readings_name_a_certificate_and_without_a_broker_all
         return NAMED
 
     config = Config(gateway=Gateway(state=tmp_path))
-    way = WayOut(config, outbox, CLOCK, certificate=certificate, told=lambda p: None, vouch=lambda s: None)
+    way = WayOut(config, outbox, Journal(database), CLOCK, certificate=certificate, told=lambda p: None, vouch=lambda s: None)
     shown: list[Observation] = []
     way.watch = shown.extend
     batch = [reading(TrustLevel.FULL), reading(TrustLevel.NONE), reading(None)]
@@ -72,11 +74,11 @@ def test_the_policy_opens_the_broker_and_is_what_the_loader_takes() -> None:
     document = compile_document([], {}, ["10.0.0.1"])
     before = {k: v for k, v in document["sets"].items() if not k.startswith("uplink")}
     flows = Uplink(host="b.example", addresses=("10.0.0.5", "fd00::5")).flows
-    document = _with_broker(document, flows)
+    document = with_broker(document, flows)
     assert document["sets"]["uplink4"] == [["10.0.0.5", "tcp", 8883]]
     assert document["sets"]["uplink6"] == [["fd00::5", "tcp", 8883]]
     assert {k: v for k, v in document["sets"].items() if not k.startswith("uplink")} == before
-    assert _with_broker(document, flows)["sets"]["uplink4"] == [["10.0.0.5", "tcp", 8883]]  # said twice, it is there once
+    assert with_broker(document, flows)["sets"]["uplink4"] == [["10.0.0.5", "tcp", 8883]]  # said twice, it is there once
     assert check_document(document).sets["uplink4"] == frozenset({("10.0.0.5", "tcp", 8883)})
 
 

@@ -93,7 +93,7 @@ class Listener(Link):
             self._newest = (evidence, epoch)
         level, allowed = self._allowed(now)
         values = [q for characteristic, q in quantities(beacon.readings) if characteristic in allowed]
-        self.readings.put(values, level if self._audible else None, now)
+        self.readings.take_quantities(values, level if self._audible else None, now)
         self._came.set()
 
     # --- the session ---

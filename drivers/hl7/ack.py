@@ -15,6 +15,7 @@ from gateway.errors import MalformedError
 
 _WANTED_ON_SUCCESS = (b"AL", b"SU")
 _WANTED_ON_FAILURE = (b"AL", b"ER")
+DUPLICATE_KEY = b"205"  # table 0357
 _ERR_SINCE = b"2.5"  # ERR has its fields 3 to 8 from this version on
 
 
@@ -55,8 +56,11 @@ def follows(message: Message) -> bool:
     return message.header(15) in (b"AL", b"SU", b"ER") and message.header(16) not in (b"", b"NE")
 
 
-def acknowledge(message: Message, verdict: Verdict, text: bytes, at: bytes, number: bytes) -> bytes | None:
-    """Our answer, or None when the sender wants none. ``at``: MSH-7, ``number``: our own control id; ``text`` is plain ASCII."""
+def acknowledge(message: Message, verdict: Verdict, text: bytes, at: bytes, number: bytes, condition: bytes = b"") -> bytes | None:
+    """Our answer, or None when the sender wants none. ``at``: MSH-7, ``number``: our own control id; ``text`` is plain ASCII.
+
+    ``condition``: ERR-3, table 0357; by default the internal error, the unknown type or the segment error that it must be.
+    """
     code = _code(message, verdict)
     if code is None:
         return None
@@ -70,7 +74,7 @@ def acknowledge(message: Message, verdict: Verdict, text: bytes, at: bytes, numb
     ]
     if verdict is not Verdict.ACCEPT and h(12) >= _ERR_SINCE:
         number_0357 = b"207" if verdict is Verdict.ERROR else b"200" if kind else b"100"
-        lines.append(f.join((b"ERR", b"", b"", number_0357, b"E", b"", b"", b"", _plain(text, message))))
+        lines.append(f.join((b"ERR", b"", b"", condition or number_0357, b"E", b"", b"", b"", _plain(text, message))))
     return b"\r".join(lines) + b"\r"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drivers.hl7.message import Message
+from drivers.hl7.readings import Readings
 from drivers.hl7.rules import Filter
 from drivers.hl7.settings import Settings
 from gateway.driver import Assignment, Context
@@ -20,7 +21,7 @@ from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Function, Hl7Rule, Rule
 
-MAX_CONNECTIONS = 16  # a device: its routes, and a few that did not close
+MAX_CONNECTIONS = 16  # a device (and as many toward it): its routes, and a few that did not close
 _RESTART_S = 1.0  # a device that says something else with each message has its link told anew this often at most
 Identity = Mapping[str, bytes]
 
@@ -43,15 +44,16 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether a message may pass now; if not, whether it may never (no rule) or not at this level, and why."""
+    """Whether a message may pass now, at the device's ``level``; if not, whether it may never (no rule) or not yet, and why."""
 
     passes: bool
+    level: TrustLevel
     never: bool = False
     code: str = ""
     text: str = ""
 
 
-_PASSES = Judgement(True)
+_PASSES = {level: Judgement(True, level) for level in TrustLevel}
 
 
 class DeviceLink:
@@ -59,6 +61,9 @@ class DeviceLink:
 
     def __init__(self, context: Context, assignment: Assignment, settings: Settings, changed: Callable[[], None]) -> None:
         self.assignment, self.connections = assignment, set[Connection]()
+        self.toward = set[Connection]()  # of others, toward the device: they say nothing of whether it is there
+        self.readings = Readings(context, assignment.device.id)
+        self.handshakes = 0  # connections whose TLS is not there yet
         self.attesting = asyncio.Lock()
         self.generation = 0  # 0: never connected; it grows whenever evidence must be given anew
         self.up = False
@@ -66,6 +71,7 @@ class DeviceLink:
         self._grant = context.grant(assignment.device.id)
         self._loop = asyncio.get_running_loop()
         self._known: Identity | None = None  # handed in as evidence since the link came up
+        self.trusted_since: Instant | None = None  # when it was first handed in since then
         self._last: Identity = {}
         self._last_at: Instant | None = None
         self._shown: dict[str, tuple[bytes, Instant]] = {}
@@ -87,8 +93,12 @@ class DeviceLink:
 
     # --- connections ---
 
-    def join(self, connection: Connection) -> bool:
-        """Take a connection in; False when there are too many."""
+    def join(self, connection: Connection, *, from_device: bool) -> bool:
+        """Take a connection in; False when there are too many. Only its own say that the device is there."""
+        if not from_device:
+            if len(self.toward) < MAX_CONNECTIONS:
+                self.toward.add(connection)
+            return connection in self.toward
         if len(self.connections) >= MAX_CONNECTIONS:
             return False
         self.connections.add(connection)
@@ -102,15 +112,20 @@ class DeviceLink:
 
     def leave(self, connection: Connection) -> None:
         """A connection is gone; the last one takes the link with it, some seconds later: many devices connect for each message."""
+        self.toward.discard(connection)
         self.connections.discard(connection)
         if not self.connections and self.up and self._linger is None:
             self._linger = self._loop.call_later(self._settings.linger_s, self._down)
 
     def close(self) -> None:
         """Let every connection go."""
-        for connection in list(self.connections):
+        for connection in self.everyone():
             connection.close()
         self._forget_timers()
+
+    def everyone(self) -> list[Connection]:
+        """Every connection, of the device and toward it."""
+        return [*self.connections, *self.toward]
 
     def _forget_timers(self) -> None:
         for timer in (self._linger, self._again):
@@ -120,7 +135,7 @@ class DeviceLink:
 
     def _down(self) -> None:
         self._forget_timers()
-        self.up, self._known = False, None
+        self.up, self._known, self.trusted_since = False, None, None
         self._shown.clear()
         self._last, self._last_at = {}, None
         self._changed()
@@ -129,14 +144,13 @@ class DeviceLink:
         """Evidence is needed, of what it says now."""
         self._forget_timers()
         self.generation += 1
-        self._known, self._restarted_s = None, self._loop.time()
+        self._known, self.trusted_since, self._restarted_s = None, None, self._loop.time()
         self._changed()
 
     # --- what it says of itself ---
 
-    def knows(self, said: Identity) -> bool:
+    def knows(self, said: Identity, now: Instant) -> bool:
         """Whether all of this was handed in as evidence. If not, evidence is asked for anew."""
-        now = self._context.clock.now()
         if said != self._last:
             self._keep_last()
             self._last = said
@@ -174,14 +188,15 @@ class DeviceLink:
         """This was handed in as evidence; messages that say nothing else are let through."""
         if generation == self.generation:
             self._known = said
+            self.trusted_since = self.trusted_since or self._context.clock.now()
             for connection in list(self.connections):
                 connection.resume()
 
     # --- what may pass ---
 
-    def judge(self, function: Function, message: Message) -> Judgement:
+    def judge(self, function: Function, message: Message, now: Instant) -> Judgement:
         """Whether a message of this function's route may pass at the lease in force now."""
-        lease = self._grant.current(self._context.clock.now())
+        lease = self._grant.current(now)
         rules, chosen = self._filters.get(function.name, ((), None))
         if chosen is None or rules is not lease.rules:
             allowed = {_covers(r) for r in lease.rules or function.rules if isinstance(r, Hl7Rule)}
@@ -189,14 +204,13 @@ class DeviceLink:
             self._filters[function.name] = (lease.rules, chosen)
         need = chosen.needs(message)
         if need is not None and lease.level is not TrustLevel.NONE and lease.level >= need:
-            return _PASSES
+            return _PASSES[lease.level]
         kind = "^".join(p.decode("ascii", "replace") for p in message.kind)[:20]
         if need is None:
-            return Judgement(
-                False, True, "forbidden-message", f"a message {kind} that no rule of {function.name} allows was refused"
-            )
+            text = f"a message {kind} that no rule of {function.name} allows was refused"
+            return Judgement(False, lease.level, True, "forbidden-message", text)
         text = f"a message {kind} was not relayed at level {int(lease.level)}, {function.name} needs {int(need)}"
-        return Judgement(False, False, "message-below-level", text)
+        return Judgement(False, lease.level, False, "message-below-level", text)
 
 
 def _covers(rule: Hl7Rule) -> tuple[str, str, str]:

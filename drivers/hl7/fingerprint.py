@@ -1,8 +1,9 @@
 """PURE. What a device says of itself in its messages, and the evidence made of it. Refuses to judge any of it.
 
 The fingerprint is the deterministic CBOR map {1: nonce, 2: {name: bytes}}. Names: ``application`` (MSH-3), ``facility`` (MSH-4),
-``equipment`` (every OBX-18 and PRT-10, the equipment instance identifiers: distinct, sorted, joined by ``~``), ``software`` (SFT-2)
-and ``binary`` (SFT-4). HL7 has no challenge: the nonce is put in by the gateway, which read the messages itself.
+``equipment`` (every OBX-18 and PRT-10, the equipment instance identifiers, and what PRT-16, 19, 20 and 22 (v2.8 and later) say of
+a device, each with what it is: UDI, lot, serial number, type; distinct, sorted, joined by ``~``), ``software`` (SFT-2) and
+``binary`` (SFT-4). HL7 has no challenge: the nonce is put in by the gateway, which read the messages itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from drivers.hl7.message import Message
 
 MAX_VALUE = 512  # bytes; a longer value is told by its SHA-256
 _JOINED_BY = b"~"
-_EQUIPMENT = {b"OBX": 18, b"PRT": 10}
+_OBX_EQUIPMENT = 18
+_PRT = ((10, b""), (16, b"udi="), (19, b"lot="), (20, b"serial="), (22, b"type="))
 _SOFTWARE = (("software", 2), ("binary", 4))
 
 
@@ -24,14 +26,12 @@ def identity(message: Message) -> dict[str, bytes]:
     """What one message says of its sender; a name it says nothing about is left out."""
     f = message.field_separator
     found = {"application": message.msh[2], "facility": message.msh[3]}
-    equipment: set[bytes] = set()
+    equipment = _observed_with([line for line in message.lines if line.startswith(b"OBX")], f)
     for line in message.lines:
-        name = line[:3]
-        if name in _EQUIPMENT:
-            number, fields = _EQUIPMENT[name], line.count(f)
-            if fields >= number:  # counted and split from the end: a tenth of the time, for some ten of these a message
-                equipment.add(line.rsplit(f, fields - number + 1)[1])
-        elif name == b"SFT":
+        if line.startswith(b"PRT"):
+            parts = line.split(f, 23)
+            equipment.update(what + parts[n] for n, what in _PRT if len(parts) > n and parts[n])
+        elif line.startswith(b"SFT"):
             parts = line.split(f, 5)
             found |= {k: parts[i] for k, i in _SOFTWARE if len(parts) > i and parts[i]}
     equipment.discard(b"")
@@ -40,6 +40,15 @@ def identity(message: Message) -> dict[str, bytes]:
     if max(map(len, found.values())) > MAX_VALUE:
         return {k: v if len(v) <= MAX_VALUE else b"sha256:" + sha256(v).hexdigest().encode() for k, v in found.items()}
     return found
+
+
+def _observed_with(lines: list[bytes], f: bytes) -> set[bytes]:
+    """Every OBX-18. Counted and split from the end: a tenth of the time, for some ten of these a message."""
+    return {
+        line.rsplit(f, fields - _OBX_EQUIPMENT + 1)[1]
+        for line, fields in zip(lines, [line.count(f) for line in lines], strict=True)
+        if fields >= _OBX_EQUIPMENT
+    }
 
 
 def encode_fingerprint(nonce: bytes, values: Mapping[str, bytes]) -> bytes:

@@ -1,43 +1,60 @@
 """Stored messages on their way: one route, one connection, in the order in which they came, each until its receiver has it.
 
-AE is tried again, AR is not; a message refused for good, or too old to pass for news, is kept aside and told. Refuses to know
-how the journal keeps them.
+AE is tried again, AR is not; a message refused for good, or too old to pass for news, is kept aside and told. In enhanced mode a
+commit is not the end: a message whose application acknowledgement refuses it later is kept aside too. Toward a device nothing
+leaves while its level is too low. Refuses to know how the journal keeps them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+import contextlib
+from collections import OrderedDict
+from dataclasses import dataclass
 
-from drivers.hl7 import mllp
-from drivers.hl7.ack import Ack, Verdict, follows, is_due, read_ack
+from drivers.hl7 import mllp, secure
+from drivers.hl7.ack import Ack, Verdict, acknowledge, follows, is_due, is_enhanced, read_ack
 from drivers.hl7.message import Message, parse
+from drivers.hl7.proxy import Services, stamp
 from drivers.hl7.route import Route
-from drivers.hl7.settings import Settings
 from drivers.hl7.upstream import Upstream, connect
-from gateway.driver import Clock, JournalPort, Kept
-from gateway.errors import MalformedError, UnavailableError
-from gateway.model.instant import NS_PER_S, Instant, TimeQuality
+from gateway.driver import Kept
+from gateway.errors import MalformedError, UnavailableError, WardgateError
 
 _BATCH = 64
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0
-MAX_ERRORS = 5  # AE for one message before it is set aside: it must not hold up the ward's other results for ever
+_LONGEST_AGAIN_S = 30.0
+_LEVEL_S = 1.0
+_LOOK_S = 2.0  # how soon what a person sent again, and what an acknowledgement did not come for, is noticed
+_LATER = 64  # messages whose application acknowledgement may still come
+_APPLICATION_S = 30.0
+_SENT_S = 1.0  # a message that nobody acknowledges has arrived if the connection lives this long after it
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that has left and may still be refused. ``committed``: its receiver has it in safe storage."""
+
+    kept: Kept
+    message: Message
+    committed: bool
+    until_s: float
 
 
 class Forwarder:
     """Runs for ever; ``wake`` says that there is something new."""
 
-    def __init__(
-        self, route: Route, settings: Settings, clock: Clock, journal: JournalPort, note: Callable[[str, str, str], None]
-    ) -> None:
-        self._route, self._settings, self._clock, self._journal, self._note = route, settings, clock, journal, note
+    def __init__(self, route: Route, services: Services) -> None:
+        self._route, self._services, self._settings = route, services, services.settings
+        self._clock, self._journal = services.clock, services.journal
         self._new = asyncio.Event()
         self._up: Upstream | None = None
         self._asked: Message | None = None
         self._answer: asyncio.Future[Ack] | None = None
-        self._later: deque[bytes] = deque(maxlen=_BATCH)
+        self._later: OrderedDict[bytes, _Sent] = OrderedDict()
+        self._losses: dict[int, int] = {}  # connections that ended right after a message that nobody acknowledges
         self._after = 0
+        self._loop = asyncio.get_running_loop()
 
     def wake(self) -> None:
         """Something was stored for this route."""
@@ -49,10 +66,14 @@ class Forwarder:
             while True:
                 self._new.clear()
                 for kept in await self._take():
-                    await self._deliver(kept)
                     self._after = kept.id
                     self._new.set()
-                await self._new.wait()
+                    await self._deliver(kept)
+                    if self._after != kept.id:
+                        break  # something before it has to be sent again first
+                self._expire()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._new.wait(), _LOOK_S)
         finally:
             if self._up is not None:
                 self._up.close()
@@ -61,87 +82,182 @@ class Forwarder:
         try:
             return list(await self._journal.take(self._route.name, self._after, _BATCH))
         except UnavailableError:
-            asyncio.get_running_loop().call_later(_LONGEST_RETRY_S, self._new.set)
+            self._loop.call_later(_LONGEST_RETRY_S, self._new.set)
             return []
+
+    # --- one message ---
 
     async def _deliver(self, kept: Kept) -> None:
         """One message, until it is delivered or set aside."""
-        retry_s, errors = _FIRST_RETRY_S, 0
+        retry_s, again_s, errors = _FIRST_RETRY_S, self._settings.again_s, 0
         try:
             message = parse(kept.body)
         except MalformedError as e:  # an older version took it
-            self._set_aside(kept, "malformed", f"a stored message is malformed ({e.what}); it is kept aside")
+            self._set_aside(kept, "malformed", f"a stored message is malformed ({e.what})")
             return
-        while True:
-            age_s = age(kept.received, self._clock.now())
-            if age_s > self._route.function.too_old_s:
-                self._set_aside(kept, "too-old", f"a message stored {age_s:.0f} s ago is too old to deliver; it is kept aside")
-                return
+        while not self._is_too_old(kept, message):
+            if not self._may_pass(message):
+                await asyncio.sleep(_LEVEL_S)
+                continue
             try:
                 ack = await self._ask(message)
-            except UnavailableError as e:
-                self._note(self._route.link.device_id, "receiver-lost", f"stored messages wait: {e.what}")
+            except WardgateError as e:
+                self._failed(e)
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
+                continue
+            if self._is_over(kept, message, ack, last=errors + 1 >= self._settings.tries):
+                return
+            errors += 1
+            await asyncio.sleep(again_s)
+            again_s = min(again_s * 2, _LONGEST_AGAIN_S)
+
+    def _is_too_old(self, kept: Kept, message: Message) -> bool:
+        age_s = kept.received.age_s(self._clock.now())
+        if age_s <= self._route.function.too_old_s:
+            return False
+        self._set_aside(kept, "too-old", f"{_name(message)} was stored {age_s:.0f} s ago, too old to deliver")
+        return True
+
+    def _may_pass(self, message: Message) -> bool:
+        """What goes into a device needs its level at this moment; what came from one had it when it came."""
+        if self._route.from_device:
+            return True
+        judgement = self._route.link.judge(self._route.function, message, self._clock.now())
+        if not judgement.passes:
+            self._note(judgement.code, f"a stored message waits: {judgement.text}")
+        return judgement.passes
+
+    def _is_over(self, kept: Kept, message: Message, ack: Ack | None, *, last: bool) -> bool:
+        """Whether there is nothing more to do for it now."""
+        if ack is None:
+            self._remember(kept, message, committed=False)
+            return True
+        self._route.health.worked(self._loop.time())
+        if ack.verdict is Verdict.ACCEPT:
+            if ack.code == b"CA" and follows(message):
+                self._remember(kept, message, committed=True)
             else:
-                if ack is None or ack.verdict is Verdict.ACCEPT:
-                    self._journal.settle(kept.id)
-                    return
-                errors += 1
-                if ack.verdict is Verdict.REJECT or errors >= MAX_ERRORS:
-                    text = f"the receiver refused a stored message ({ack.code.decode()}); it is kept aside"
-                    self._set_aside(kept, "refused-by-receiver", text)
-                    return
-            await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
+                self._journal.settle(kept.id)
+            return True
+        if ack.verdict is Verdict.REJECT or last:
+            self._refused(kept, message, ack)
+            return True
+        return False
+
+    def _refused(self, kept: Kept, message: Message, ack: Ack) -> None:
+        self._set_aside(kept, "refused-by-receiver", f"the receiver refused {_name(message)} ({ack.code.decode()})")
 
     def _set_aside(self, kept: Kept, code: str, text: str) -> None:
-        self._note(self._route.link.device_id, code, text)
+        self._note(code, f"{text}; it is kept aside")
         self._journal.settle(kept.id, text)
 
+    def _failed(self, error: WardgateError) -> None:
+        self._route.health.failed(str(error), self._loop.time(), at_once=secure.lasting(error))
+        self._note("receiver-lost", f"stored messages wait: {error.what}")
+
+    def _note(self, code: str, text: str) -> None:
+        self._services.note(self._route.link.device_id, code, text)
+
+    # --- what may still be refused ---
+
+    def _remember(self, kept: Kept, message: Message, *, committed: bool) -> None:
+        if committed:
+            patience_s = _APPLICATION_S
+        else:
+            patience_s = self._settings.answer_s if message.header(15) == b"ER" or follows(message) else _SENT_S
+        self._later[message.control_id] = _Sent(kept, message, committed, self._loop.time() + patience_s)
+        while len(self._later) > _LATER:
+            self._journal.settle(self._later.popitem(last=False)[1].kept.id)
+
+    def _expire(self) -> None:
+        """What nobody refused in time has arrived."""
+        now_s = self._loop.time()
+        for control_id, sent in list(self._later.items()):
+            if now_s >= sent.until_s:
+                self._settle(control_id, sent)
+
+    def _settle(self, control_id: bytes, sent: _Sent) -> None:
+        del self._later[control_id]
+        self._losses.pop(sent.kept.id, None)
+        self._journal.settle(sent.kept.id)
+
+    def _application(self, ack: Ack, up: Upstream) -> None:
+        """A later acknowledgement, and the commit that it may itself ask for."""
+        sent = self._later[ack.control_id]
+        if ack.verdict is Verdict.ACCEPT:
+            self._settle(ack.control_id, sent)
+        else:
+            del self._later[ack.control_id]
+            self._refused(sent.kept, sent.message, ack)
+        message = parse(ack.raw)
+        now = self._clock.now()
+        if is_enhanced(message):
+            commit = acknowledge(message, Verdict.ACCEPT, b"", stamp(now), b"WG%x" % now.utc_ns)
+            if commit:
+                up.send(mllp.encode(commit))
+
+    # --- the receiver ---
+
     async def _ask(self, message: Message) -> Ack | None:
-        """Send one message and wait for its answer; None when none is due. Raises UnavailableError."""
+        """Send one message and wait for its answer; None when none is due. Raises WardgateError when there is no receiver."""
         s = self._settings
         if self._up is None or not self._up.open:
-            self._later.clear()
-            self._up = await connect(self._route.endpoint, s.max_message, s.connect_s, self._heard, self._lost)
+            self._up = await connect(self._route, self._services.tls, s, self._heard, self._lost)
         up = self._up
-        self._asked, self._answer = message, asyncio.get_running_loop().create_future()
-        up.send(mllp.encode(message.raw))
-        if follows(message) or not is_due(message):
-            self._later.append(message.control_id)
         if not is_due(message):
+            up.send(mllp.encode(message.raw))
             return None
+        self._asked, self._answer = message, self._loop.create_future()
+        up.send(mllp.encode(message.raw))
         try:
             async with asyncio.timeout(s.answer_s):
                 return await self._answer
         except TimeoutError:
             up.close()
+            self._begin_anew()
             raise UnavailableError(f"no answer in {s.answer_s:g} s", "look at the receiver") from None
         finally:
             self._answer = None
 
     def _heard(self, raw: bytes) -> None:
         answer, up = self._answer, self._up
+        if up is None:
+            return
         try:
             ack = read_ack(raw)
         except MalformedError as e:
-            if up is not None:
-                up.poison(f"the receiver answered with {e.what}")
+            up.poison(f"the receiver answered with {e.what}")
             return
         if answer is not None and not answer.done() and self._asked is not None and ack.control_id == self._asked.control_id:
             answer.set_result(ack)
         elif ack.control_id in self._later:
-            self._later.remove(ack.control_id)  # an application acknowledgement; the sender was promised a commit only
-        elif up is not None:
+            self._application(ack, up)
+        else:
             up.poison("the receiver answered something that was not asked")
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: WardgateError) -> None:
+        if secure.lasting(why):
+            self._failed(why)
+        self._begin_anew()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(UnavailableError(why, "look at the receiver"))
+            self._answer.set_exception(why)
+
+    def _begin_anew(self) -> None:
+        """The connection is gone. What was committed has arrived; what nobody acknowledges, and went just before, goes again."""
+        self._expire()
+        for control_id, sent in list(self._later.items()):
+            losses = self._losses.get(sent.kept.id, 0) + 1
+            if sent.committed or losses >= self._settings.tries:
+                self._settle(control_id, sent)
+            else:
+                del self._later[control_id]
+                self._losses[sent.kept.id] = losses
+                self._after = min(self._after, sent.kept.id - 1)
+                self._new.set()
 
 
-def age(received: Instant, now: Instant) -> float:
-    """Seconds on boot time; across a reboot on wall time, when nobody doubts it at either end (else it counts as new)."""
-    if received.boot_id == now.boot_id:
-        return now.seconds_since(received)
-    believed = min(received.quality, now.quality) >= TimeQuality.RTC
-    return (now.utc_ns - received.utc_ns) / NS_PER_S if believed else 0.0
+def _name(message: Message) -> str:
+    """A message in words: its kind and its sender's number for it, nothing of a patient."""
+    kind = "^".join(p.decode("ascii", "replace") for p in message.kind)[:20]
+    return f"{kind} {message.control_id.decode('ascii', 'replace')[:40]}"

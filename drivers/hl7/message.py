@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from hashlib import sha256
 
 from gateway.errors import MalformedError
 
@@ -23,12 +24,14 @@ CODECS = {b"": "", b"ASCII": "ascii", b"UNICODE UTF-8": "utf-8"} | {n: f"iso{n.d
 class Message:
     """A message that was checked. ``raw`` is what came; fields are bytes as they stand, escapes included."""
 
-    __slots__ = ("component", "field_separator", "lines", "msh", "raw", "separators")
+    __slots__ = ("component", "field_separator", "head", "lines", "msh", "raw", "separators")
 
-    def __init__(self, raw: bytes, msh: list[bytes], lines: list[bytes]) -> None:
-        self.raw, self.msh, self.lines = raw, msh, lines
+    def __init__(self, raw: bytes, head: int, msh: list[bytes]) -> None:
+        """``head``: where the MSH ends. ``lines``, its segments, are there once all of it was checked."""
+        self.raw, self.head, self.msh = raw, head, msh
         self.separators = raw[3:8]
         self.field_separator, self.component = raw[3:4], raw[4:5]
+        self.lines: list[bytes] = []
 
     def header(self, number: int) -> bytes:
         """MSH-``number``, 2 or more; empty when absent."""
@@ -62,12 +65,13 @@ def parse(raw: bytes) -> Message:
     if b"\n" in raw or b"\0" in raw or b"\x0b" in raw or b"\x1c" in raw:
         byte = next(b for b in _FORBIDDEN if b in raw)[0]
         raise MalformedError(f"byte 0x{byte:02x} inside a message", "end segments with CR only")
-    lines = message.lines
-    if lines.pop() or not lines:
+    lines = raw.split(b"\r")
+    if lines.pop():
         raise MalformedError("a last segment without CR at its end", "end every segment with CR")
-    for start in {line[:4] for line in lines}:
-        if not _names(start, message.field_separator):
-            raise MalformedError(f"a segment called {start[:3]!r}", "a name is a capital letter and two capitals or digits")
+    message.lines = lines
+    wrong = _wrong_name(frozenset([line[:4] for line in lines]), message.field_separator)
+    if wrong is not None:
+        raise MalformedError(f"a segment called {wrong!r}", "a name is a capital letter and two capitals or digits")
     if b"\rMSH" in raw:
         raise MalformedError("a second MSH in one message", "send each message in its own frame")
     if message.msh[8][:1] in (b"", message.component):
@@ -80,8 +84,8 @@ def parse_header(raw: bytes) -> Message:
     """As much as an answer needs: separators, MSH and a control id. Says nothing of the rest."""
     if raw[:3] != b"MSH":
         raise MalformedError("a message that does not begin with MSH", "batches and fragments are not taken")
-    lines = raw.split(b"\r")
-    first = lines[0]
+    end = raw.find(b"\r")
+    first = raw if end < 0 else raw[:end]
     msh = first.split(raw[3:4], _MSH_FIELDS) if len(raw) > 8 else []
     if len(msh) < 12 or not _separate(raw[3:4] + msh[1]):
         raise MalformedError(
@@ -90,7 +94,7 @@ def parse_header(raw: bytes) -> Message:
         )
     if not 0 < len(msh[9]) <= MAX_CONTROL_ID or b"\n" in first or b"\0" in first:
         raise MalformedError("no usable control id (MSH-10)", f"give each message one, of 1 to {MAX_CONTROL_ID} bytes")
-    return Message(raw, msh, lines)
+    return Message(raw, len(first), msh)
 
 
 @lru_cache(64)
@@ -100,10 +104,10 @@ def _separate(separators: bytes) -> bool:
     return good and 5 <= len(separators) <= 6 and len(set(separators)) == len(separators)
 
 
-@lru_cache(1024)
-def _names(start: bytes, field_separator: bytes) -> bool:
-    """Whether a segment's first four bytes are a name and what may follow one."""
-    return _NAME.fullmatch(start[:3]) is not None and start[3:] in (b"", field_separator)
+@lru_cache(256)
+def _wrong_name(starts: frozenset[bytes], field_separator: bytes) -> bytes | None:
+    """The first four bytes of segments: one that is no name and what may follow one; None: they all are."""
+    return next((s[:3] for s in starts if _NAME.fullmatch(s[:3]) is None or s[3:] not in (b"", field_separator)), None)
 
 
 def _check_characters(message: Message) -> None:
@@ -119,3 +123,14 @@ def _check_characters(message: Message) -> None:
             message.raw.decode(codec)
         except UnicodeDecodeError:
             raise MalformedError(f"bytes that are not {codec}, as MSH-18 says", "say which character set it is") from None
+
+
+def key_of(message: Message) -> bytes:
+    """What tells a message from every other of its route: 8 bytes for its name, 8 for its content.
+
+    The name is MSH-3, MSH-4 and MSH-10, the content all that follows the MSH: a resend may carry a new time in its MSH.
+    """
+    name = sha256()
+    for part in (message.msh[2], message.msh[3], message.control_id):
+        name.update(len(part).to_bytes(4, "big") + part)
+    return name.digest()[:8] + sha256(memoryview(message.raw)[message.head :]).digest()[:8]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from drivers.hl7 import mllp
+from drivers.hl7 import mllp, secure
 from drivers.hl7.fingerprint import identity
 from drivers.hl7.message import parse
 from drivers.hl7.proxy import Services
 from drivers.hl7.route import Route
-from gateway.errors import MalformedError
+from gateway.errors import MalformedError, WardgateError
 
 _EARLY = 64 * 1024  # bytes taken from the device before the receiver answers
 
@@ -27,22 +27,25 @@ class ObservedLink(asyncio.Protocol):
         self._other: asyncio.Transport | None = None
         self._early = bytearray()
         self._open = False
+        self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        if not self._route.link.join(self):
+        if not self._route.link.join(self, from_device=self._route.from_device):
             self.transport.abort()
             return
         self._open = True
         self._services.task(self._connect)
 
     async def _connect(self) -> None:
-        host, port = self._route.endpoint
+        s = self._services
         try:
-            async with asyncio.timeout(self._services.settings.connect_s):
-                await asyncio.get_running_loop().create_connection(lambda: _Receiver(self), host, port)
-        except (OSError, TimeoutError):
+            await secure.dial(self._route, s.tls, s.settings.connect_s, lambda: _Receiver(self))
+        except WardgateError as e:
+            self._route.health.failed(str(e), self._loop.time(), at_once=secure.lasting(e))
             self.close()
+        else:
+            self._route.health.worked(self._loop.time())
 
     def joined(self, other: asyncio.Transport) -> None:
         """The receiver is there."""
@@ -68,7 +71,7 @@ class ObservedLink(asyncio.Protocol):
         link = self._route.link
         try:
             for raw in decoder.feed(data):
-                link.knows(identity(parse(raw)))
+                link.knows(identity(parse(raw)), self._services.clock.now())
         except MalformedError as e:
             self._decoder = None
             self._services.note(link.device_id, "malformed", f"while observed it sent what would be refused: {e.what}")

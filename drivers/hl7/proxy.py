@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from drivers.hl7 import mllp
-from drivers.hl7.ack import Verdict, acknowledge, follows, is_ack, is_due, read_ack
+from drivers.hl7 import mllp, secure
+from drivers.hl7.ack import DUPLICATE_KEY, Verdict, acknowledge, follows, is_ack, is_due, read_ack
 from drivers.hl7.fingerprint import identity
-from drivers.hl7.message import Message, parse, parse_header
-from drivers.hl7.route import Route, duplicate_key
+from drivers.hl7.message import Message, key_of, parse, parse_header
+from drivers.hl7.route import Route
 from drivers.hl7.settings import Settings
 from drivers.hl7.upstream import Upstream, connect
 from drivers.redirect import bound
 from gateway.driver import Clock, JournalPort
-from gateway.errors import MalformedError, WardgateError
-from gateway.model.instant import NS_PER_S
+from gateway.errors import MalformedError, RefusedError, WardgateError
+from gateway.model.instant import NS_PER_S, Instant
+from gateway.model.level import TrustLevel
 
 MAX_PIPELINED = 16  # messages that wait behind the one being answered; MLLP senders have one under way
 MAX_QUEUED = 256 * 1024  # bytes of those; a device of 16 connections holds no more memory than a few long messages need
@@ -37,11 +39,12 @@ _LATER = 16  # application acknowledgements that may still come, in enhanced mod
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every connection needs: settings, clock, the journal, counting, tasks, and waking a stored route."""
+    """What every connection needs: settings, clock, the journal, TLS, counting, tasks, and waking a stored route."""
 
     settings: Settings
     clock: Clock
     journal: JournalPort
+    tls: Callable[[str], ssl.SSLContext]
     note: Callable[[str, str, str], None]
     task: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
     stored: Callable[[Route], None]
@@ -57,6 +60,7 @@ class ClientLink(asyncio.Protocol):
         self._open = self._paused = self._busy = self._working = self._congested = False
         self._held: Message | None = None  # says something of its sender that is not known yet
         self._asked: Message | None = None  # with the receiver
+        self._level, self._at = TrustLevel.NONE, services.clock.now()  # of the message under way, and when it came
         self._up: Upstream | None = None
         self._later: deque[bytes] = deque(maxlen=_LATER)  # control ids whose application acknowledgement may come
         self._owed: deque[bytes] = deque(maxlen=_LATER)  # application acknowledgements that the device may acknowledge
@@ -68,7 +72,7 @@ class ClientLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if not self._link.join(self):
+        if not self._link.join(self, from_device=self._route.from_device):
             self._note("too-many-connections", "it has too many connections")
             self._transport.abort()
             return
@@ -155,28 +159,36 @@ class ClientLink(asyncio.Protocol):
         except MalformedError as e:
             self._malformed(raw, e)
             return
+        now = self._services.clock.now()
         if self._owed and is_ack(message):
             self._pass_ack(message)
-        elif self._route.from_device and not self._link.knows(identity(message)):
+        elif self._route.from_device and not self._link.knows(identity(message), now):
             self._held, self._deadline_s = message, self._loop.time() + self._settings.hold_s
         else:
-            self._judge(message)
+            self._judge(message, now)
 
     def resume(self) -> None:
         """Evidence was handed in: what is held may be known now."""
-        if self._held is not None and self._link.knows(identity(self._held)):
+        now = self._services.clock.now()
+        if self._held is not None and self._link.knows(identity(self._held), now):
             held, self._held = self._held, None
-            self._judge(held)
+            self._judge(held, now)
 
-    def _judge(self, message: Message) -> None:
-        judgement = self._link.judge(self._route.function, message)
+    def _judge(self, message: Message, now: Instant) -> None:
+        judgement = self._link.judge(self._route.function, message, now)
+        self._level, self._at = judgement.level, now
         if not judgement.passes:
             verdict = Verdict.REJECT if judgement.never else Verdict.ERROR
             self._refuse(message, verdict, judgement.code, judgement.text)
         elif self._route.stored:
-            self._store(message)
+            self._store(message, now)
         else:
             self._relay(message)
+
+    def _accepted(self, message: Message) -> None:
+        """A receiver has it, or will: what the device measured is known from now on."""
+        if self._route.from_device and _has_readings(message.msh[8], message.component):
+            self._link.readings.take(message, self._level, self._at, self._link.trusted_since)
 
     def _malformed(self, raw: bytes, error: MalformedError) -> None:
         """Refused as AR when it says whom to answer; otherwise the sender is out of step."""
@@ -190,11 +202,11 @@ class ClientLink(asyncio.Protocol):
 
     def _refuse(self, message: Message, verdict: Verdict, code: str, text: str) -> None:
         self._note(code, text)
-        self._finish(self._answer(message, verdict, text))
+        condition = DUPLICATE_KEY if code == "reused-control-id" else b""
+        self._finish(self._answer(message, verdict, self._services.clock.now(), text, condition))
 
-    def _answer(self, message: Message, verdict: Verdict, text: str = "") -> bytes | None:
-        now = self._services.clock.now()
-        return acknowledge(message, verdict, text.encode("ascii", "replace"), _stamp(now.utc_ns // NS_PER_S), b"WG%x" % now.utc_ns)
+    def _answer(self, message: Message, verdict: Verdict, now: Instant, text: str = "", condition: bytes = b"") -> bytes | None:
+        return acknowledge(message, verdict, text.encode("ascii", "replace"), stamp(now), b"WG%x" % now.utc_ns, condition)
 
     def _finish(self, answer: bytes | None) -> None:
         """The message is done with; the next one may come."""
@@ -208,21 +220,24 @@ class ClientLink(asyncio.Protocol):
 
     # --- stored ---
 
-    def _store(self, message: Message) -> None:
+    def _store(self, message: Message, now: Instant) -> None:
         """On disk first, then the answer; for one that is there already, the answer that was given then."""
-        answer = self._answer(message, Verdict.ACCEPT) or b""
-        now = self._services.clock.now()
-        kept = self._services.journal.keep(self._route.name, duplicate_key(message), message.raw, answer, now)
-        kept.add_done_callback(functools.partial(self._is_stored, message))
+        answer = self._answer(message, Verdict.ACCEPT, now) or b""
+        kept = self._services.journal.keep(self._route.name, key_of(message), message.raw, answer, now)
+        kept.add_done_callback(functools.partial(self._is_stored, message, answer))
 
-    def _is_stored(self, message: Message, kept: asyncio.Future[bytes]) -> None:
+    def _is_stored(self, message: Message, answer: bytes, kept: asyncio.Future[bytes]) -> None:
         error = kept.exception() if not kept.cancelled() else None
-        if isinstance(error, WardgateError):
+        if isinstance(error, RefusedError):
+            self._refuse(message, Verdict.ERROR, "reused-control-id", f"a message was not taken: {error.what}")
+        elif isinstance(error, WardgateError):
             self._refuse(message, Verdict.ERROR, "not-stored", f"a message could not be stored: {error.what}")
         elif error is not None or kept.cancelled():
             self._refuse(message, Verdict.ERROR, "not-stored", "a message could not be stored")
         else:
-            self._services.stored(self._route)
+            if kept.result() is answer:
+                self._services.stored(self._route)
+                self._accepted(message)
             self._finish(kept.result())
 
     # --- end to end ---
@@ -235,11 +250,10 @@ class ClientLink(asyncio.Protocol):
             self._services.task(functools.partial(self._connect, message))
 
     async def _connect(self, message: Message) -> None:
-        s = self._settings
         try:
-            up = await connect(self._route.endpoint, s.max_message, s.connect_s, self._heard, self._lost)
+            up = await connect(self._route, self._services.tls, self._settings, self._heard, self._lost)
         except WardgateError as e:
-            self._lost(e.what)
+            self._lost(e)
             return
         if not self._open:
             up.close()
@@ -253,6 +267,7 @@ class ClientLink(asyncio.Protocol):
             self._deadline_s = self._loop.time() + self._settings.answer_s
             return
         self._later.append(message.control_id)
+        self._accepted(message)
         self._finish(None)
 
     def _heard(self, raw: bytes) -> None:
@@ -266,8 +281,11 @@ class ClientLink(asyncio.Protocol):
             return
         asked = self._asked
         if asked is not None and ack.control_id == asked.control_id:
+            self._route.health.worked(self._loop.time())
             if follows(asked):
                 self._later.append(ack.control_id)
+            if ack.verdict is Verdict.ACCEPT:
+                self._accepted(asked)
             self._finish(raw)
         elif ack.control_id in self._later:
             self._later.remove(ack.control_id)
@@ -276,12 +294,14 @@ class ClientLink(asyncio.Protocol):
         elif up is not None:
             up.poison("the receiver answered something that was not asked")
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: WardgateError) -> None:
         """No receiver: the sender hears AE for what is under way, at once."""
         self._up = None
         self._later.clear()
+        if self._asked is not None or secure.lasting(why):
+            self._route.health.failed(str(why), self._loop.time(), at_once=secure.lasting(why))
         if self._asked is not None:
-            self._refuse(self._asked, Verdict.ERROR, "receiver-lost", f"not delivered: {why}")
+            self._refuse(self._asked, Verdict.ERROR, "receiver-lost", f"not delivered: {why.what}")
 
     def _pass_ack(self, message: Message) -> None:
         """The device acknowledges a receiver's application acknowledgement (enhanced mode)."""
@@ -292,7 +312,17 @@ class ClientLink(asyncio.Protocol):
         self._finish(None)
 
 
+@functools.lru_cache(64)
+def _has_readings(kind: bytes, component: bytes) -> bool:
+    """Whether the OBX of a message of this kind (MSH-9) are measurements of its sender."""
+    return kind.split(component)[:2] == [b"ORU", b"R01"]
+
+
+def stamp(now: Instant) -> bytes:
+    """MSH-7."""
+    return _stamp(now.utc_ns // NS_PER_S)
+
+
 @functools.lru_cache(2)
 def _stamp(utc_s: int) -> bytes:
-    """MSH-7."""
     return datetime.fromtimestamp(utc_s, UTC).strftime("%Y%m%d%H%M%S+0000").encode()

@@ -1,19 +1,58 @@
-"""Where a device's messages go: which function a connection belongs to, how it acknowledges, what the stored ones are called.
+"""Where a device's messages go: which function a connection belongs to, how it acknowledges, what the stored ones are called, and
+whether its two ends are there.
 
 Refuses to know connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from drivers.hl7.device import DeviceLink
-from drivers.hl7.message import Message
+from drivers.hl7.settings import Settings, Tls
 from gateway.model.profile import Acknowledge, Function
 
 Key = tuple[str, str, int]  # who opens it, whom it dials, port
+PATIENCE_S = 3.0  # a receiver that is away for less (it restarts, a cable is moved) rings no alarm
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether a route's other ends are there: what is wrong with it (empty: nothing), told when it lasts.
+
+    What mends by itself is given some patience; what never does (a wrong certificate) is told at once, unless messages pass all the
+    same. ``changed`` is called when there is something to tell.
+    """
+
+    changed: Callable[[], None]
+    wrong: str = ""
+    _since_s: float | None = None
+    _worked_s: float = float("-inf")
+    _why: str = ""
+
+    def failed(self, why: str, now_s: float, *, at_once: bool = False) -> None:
+        """An end was not there, or was not whom it should be."""
+        self._why = why
+        if self._since_s is None:
+            self._since_s = now_s
+        if at_once and not self.wrong and now_s - self._worked_s > PATIENCE_S:
+            self._tell(why)
+
+    def worked(self, now_s: float) -> None:
+        """A message got through."""
+        self._since_s, self._worked_s = None, now_s
+        if self.wrong:
+            self._tell("")
+
+    def tick(self, now_s: float) -> None:
+        """Time passes."""
+        if not self.wrong and self._since_s is not None and now_s - self._since_s >= PATIENCE_S:
+            self._tell(self._why)
+
+    def _tell(self, wrong: str) -> None:
+        self.wrong = wrong
+        self.changed()
 
 
 @dataclass(eq=False, slots=True)
@@ -25,6 +64,9 @@ class Route:
     name: str
     endpoint: tuple[str, int]
     from_device: bool
+    client: str  # the address that opens it
+    tls: Tls
+    health: Health
 
     @property
     def stored(self) -> bool:
@@ -34,16 +76,17 @@ class Route:
 
 @dataclass(slots=True)
 class Routes:
-    """Every route by what a redirected connection shows of itself."""
+    """Every route by what a redirected connection shows of itself. ``changed`` is called when one has something to tell."""
 
+    changed: Callable[[], None]
     by_key: dict[Key, Route] = field(default_factory=dict)
 
     def find(self, source: str, destination: tuple[str, int]) -> Route | None:
         """The route of a connection; None: nobody's."""
         return self.by_key.get((source, *destination))
 
-    def add(self, link: DeviceLink, upstream: Mapping[str, tuple[str, int]]) -> list[Route]:
-        """Every route of a device; returns those that are stored."""
+    def add(self, link: DeviceLink, settings: Settings) -> list[Route]:
+        """Every route of a device."""
         found: dict[str, Route] = {}
         for function in link.assignment.profile.functions:
             for flow in (f for f in function.flows if f.via):
@@ -52,24 +95,16 @@ class Routes:
                         continue
                     source, target = (address, flow.peer) if flow.from_device else (flow.peer, address)
                     name = f"{link.device_id}/{function.name}/{target}:{flow.port}"
-                    endpoint = upstream.get(target, (target, flow.port))
-                    route = found.setdefault(name, Route(link, function, name, endpoint, flow.from_device))
-                    self.by_key[source, target, flow.port] = route
-        return [r for r in found.values() if r.stored]
+                    endpoint = settings.upstream.get(target, (target, flow.port))
+                    tls = settings.tls_of(link.device_id, function.name)
+                    made = Route(link, function, name, endpoint, flow.from_device, source, tls, Health(self.changed))
+                    self.by_key[source, target, flow.port] = found.setdefault(name, made)
+        return list(found.values())
 
-    def remove(self, links: Sequence[DeviceLink]) -> None:
-        """Forget the routes of these devices."""
-        self.by_key = {k: r for k, r in self.by_key.items() if r.link not in links}
+    def all(self) -> set[Route]:
+        """Every one."""
+        return set(self.by_key.values())
 
-
-def duplicate_key(message: Message) -> bytes:
-    """What makes two messages the same: MSH-3, MSH-4, MSH-10, and all that follows the MSH.
-
-    A sender that starts to count anew after a power cut says something else under an old number, and must not be answered
-    with the acknowledgement of another message; a resend may carry a new time in its MSH.
-    """
-    digest = sha256()
-    for part in (message.msh[2], message.msh[3], message.control_id):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    digest.update(message.raw[len(message.lines[0]) :])
-    return digest.digest()
+    def remove(self, link: DeviceLink) -> None:
+        """Forget the routes of a device."""
+        self.by_key = {k: r for k, r in self.by_key.items() if r.link is not link}

@@ -1,24 +1,28 @@
 """The connection to a receiver: framed messages out, framed messages in. What does not frame ends it.
 
-Refuses to know which answer belongs to what.
+Refuses to know what answer belongs to what.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import cast
 
-from drivers.hl7 import mllp
-from gateway.errors import MalformedError, UnavailableError
+from drivers.hl7 import mllp, secure
+from drivers.hl7.route import Route
+from drivers.hl7.secure import Contexts
+from drivers.hl7.settings import Settings
+from gateway.errors import MalformedError, UnavailableError, WardgateError
 
 
 class Upstream(asyncio.Protocol):
     """``heard`` gets every whole message, ``lost`` the reason when the connection ends by itself or out of step."""
 
-    def __init__(self, max_message: int, heard: Callable[[bytes], None], lost: Callable[[str], None]) -> None:
-        self._decoder = mllp.Decoder(max_message)
+    def __init__(
+        self, route: Route, max_message: int, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]
+    ) -> None:
+        self._route, self._decoder, self._answered = route, mllp.Decoder(max_message), False
         self._heard, self._lost = heard, lost
         self._transport: asyncio.Transport
         self.open = False
@@ -36,6 +40,7 @@ class Upstream(asyncio.Protocol):
         except MalformedError as e:
             self.poison(f"the receiver sent {e.what}")
             return
+        self._answered = True
         for message in messages:
             if self.open:
                 self._heard(message)
@@ -43,13 +48,13 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.open:
             self.open = False
-            self._lost("the receiver closed the connection")
+            self._lost(secure.ended(self._route, exc, answered=self._answered))
 
     def poison(self, why: str) -> None:
         """Out of step or too late: never used again."""
         if self.open:
             self.close()
-            self._lost(why)
+            self._lost(UnavailableError(why, "look at the receiver"))
 
     def close(self) -> None:
         """End it without a word."""
@@ -58,16 +63,11 @@ class Upstream(asyncio.Protocol):
 
 
 async def connect(
-    endpoint: tuple[str, int], max_message: int, timeout_s: float, heard: Callable[[bytes], None], lost: Callable[[str], None]
+    route: Route,
+    contexts: Contexts,
+    settings: Settings,
+    heard: Callable[[bytes], None],
+    lost: Callable[[WardgateError], None],
 ) -> Upstream:
-    """A connection to a receiver. Raises UnavailableError."""
-    host, port = endpoint
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, upstream = await asyncio.get_running_loop().create_connection(lambda: Upstream(max_message, heard, lost), host, port)
-    except (OSError, TimeoutError) as e:
-        reason = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else "no answer"
-        raise UnavailableError(
-            f"the receiver {host}:{port} cannot be reached ({reason})", "check the receiver and the network"
-        ) from e
-    return upstream
+    """A connection to a route's receiver. Raises as ``secure.dial``."""
+    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings.max_message, heard, lost))

@@ -7,10 +7,10 @@ device's secure element shows in a register mailbox.
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
+from drivers.equipment import Destination, Roster, channel_of, listen
 from drivers.modbus import collect
 from drivers.modbus.link import DeviceLink
 from drivers.modbus.proxy import ClientLink
@@ -20,13 +20,9 @@ from drivers.report import Reporter
 from gateway.driver import Assignment, Context
 from gateway.errors import DeviceError, UnavailableError, WardgateError
 from gateway.model.event import EvidenceArrived, EvidenceFailed
-from gateway.model.evidence import Channel, ChannelKind, Evidence, MediaType
+from gateway.model.evidence import Evidence, MediaType
 
 _DEFAULT_PORT = 502
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-_BACKLOG = 256
-
-Destination = Callable[[SocketLike], tuple[str, int]]
 
 
 class ModbusDriver:
@@ -35,48 +31,35 @@ class ModbusDriver:
     def __init__(self, context: Context, settings: dict[str, object], destination: Destination = original_destination) -> None:
         self._context, self._settings, self._destination = context, Settings.parse(settings), destination
         self._reporter = Reporter(context.emit)
-        self._assignments: dict[str, Assignment] = {}
-        self._links: dict[str, DeviceLink] = {}
+        self._roster: Roster[DeviceLink] = Roster(self._take_on, DeviceLink.reassign, self._let_go)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._by_destination: dict[tuple[str, int], DeviceLink] = {}
-        self._group: asyncio.TaskGroup | None = None
         self.port = self._settings.listen_port
 
     # --- gateway.driver.Driver ---
 
     async def run(self) -> None:
         """Serve until cancelled. Raises UnavailableError when the proxy's port cannot be had."""
-        servers = await self._listen()
+        s = self._settings
+        servers, self.port = await listen(
+            lambda: ClientLink(self._find, self._reporter.note), s.listen, s.listen_port, self._context.log, "Modbus is served"
+        )
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
                 group.create_task(self._reporter.run(), name="modbus-reporter")
-                self.assign(tuple(self._assignments.values()))
+                self._roster.open(group)
         finally:
-            self._group = None
             for server in servers:
                 server.close()
-            for device_id in list(self._links):
-                self._let_go(device_id)
+            self._roster.close()
 
     def assign(self, assignments: Sequence[Assignment]) -> None:
         """Serve these devices from now on. One that is still named keeps its connection unless its place or profile changed."""
-        self._assignments = {a.device.id: a for a in assignments}
-        if self._group is None:
-            return
-        for device_id, link in list(self._links.items()):
-            wanted = self._assignments.get(device_id)
-            if wanted is not None and _place(wanted) == _place(link.assignment):
-                link.reassign(wanted)
-            else:
-                self._let_go(device_id)
-        for device_id, assignment in self._assignments.items():
-            if device_id not in self._links:
-                self._take_on(assignment, self._group)
+        self._roster.assign(assignments)
 
     async def attest(self, device_id: str, media_type: str, nonce: bytes) -> None:
         """Collect evidence over the connection that carries the clients' traffic, within ``attest_s``; says so when it cannot."""
-        link = self._links.get(device_id)
+        link = self._roster.links.get(device_id)
         try:
             if link is None:
                 raise UnavailableError(f"{device_id} is not served by this driver", "assign it")
@@ -98,6 +81,7 @@ class ModbusDriver:
                 device_id, MediaType(media_type), payload, nonce, channel_of(link.assignment), self._context.clock.now(), "modbus"
             )
             await self._context.emit(EvidenceArrived(evidence))
+            await self._context.decided()  # no client's request goes out on what may be a changed device
             link.attested(media_type, connection)
 
     # --- devices ---
@@ -105,18 +89,17 @@ class ModbusDriver:
     async def _failed(self, device_id: str, media_type: str, reason: str) -> None:
         await self._context.emit(EvidenceFailed(device_id, media_type, reason))
 
-    def _take_on(self, assignment: Assignment, group: asyncio.TaskGroup) -> None:
+    def _take_on(self, assignment: Assignment, group: asyncio.TaskGroup) -> DeviceLink:
         device_id, port = assignment.device.id, port_of(assignment)
         addresses = dict.fromkeys((assignment.device.address, *assignment.device.ip_addresses))
         endpoints = [self._settings.upstream.get(a, (a, port)) for a in addresses]
         link = DeviceLink(self._context, assignment, endpoints, self._settings.limits, self._reporter.note, self._unit(assignment))
-        self._links[device_id] = link
         self._by_destination |= {(a, port): link for a in addresses}
         self._tasks[device_id] = group.create_task(link.run(), name=f"modbus-{device_id}")
+        return link
 
-    def _let_go(self, device_id: str) -> None:
-        link = self._links.pop(device_id)
-        self._tasks.pop(device_id).cancel()
+    def _let_go(self, link: DeviceLink) -> None:
+        self._tasks.pop(link.assignment.device.id).cancel()
         self._by_destination = {d: known for d, known in self._by_destination.items() if known is not link}
         for client in list(link.clients):
             cast(ClientLink, client).close()
@@ -132,39 +115,8 @@ class ModbusDriver:
         except OSError:
             return None  # it dialled the proxy itself; nobody is served that way
 
-    async def _listen(self) -> list[asyncio.Server]:
-        loop = asyncio.get_running_loop()
-        servers: list[asyncio.Server] = []
-        for host in self._settings.listen:
-            try:
-                server = await loop.create_server(
-                    lambda: ClientLink(self._find, self._reporter.note), host, self._settings.listen_port, backlog=_BACKLOG
-                )
-            except OSError as e:
-                if ":" in host and e.errno in _NO_IPV6 and servers:
-                    self._context.log.info("no IPv6 here: Modbus clients are served over IPv4 only")
-                    continue
-                for started in servers:
-                    started.close()
-                raise UnavailableError(
-                    f"port {self._settings.listen_port} of {host} cannot be had: {e.strerror}", "see what holds it: ss -ltnp"
-                ) from e
-            servers.append(server)
-        self.port = servers[0].sockets[0].getsockname()[1]
-        return servers
-
 
 def port_of(assignment: Assignment) -> int:
     """The device's Modbus port: where its profile's proxied flows go."""
     ports = [f.port for function in assignment.profile.functions for f in function.flows if f.via]
     return ports[0] if ports else _DEFAULT_PORT
-
-
-def channel_of(assignment: Assignment) -> Channel:
-    """The device's own port of the ward's bridge; *open* for a device bound to none."""
-    binding = assignment.device.binding
-    return Channel(ChannelKind.PORT, f"{binding.port}/{binding.mac}") if binding else Channel(ChannelKind.OPEN)
-
-
-def _place(assignment: Assignment) -> tuple[object, ...]:
-    return assignment.device.address, assignment.device.binding, assignment.profile

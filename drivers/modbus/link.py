@@ -130,7 +130,7 @@ class DeviceLink(asyncio.BufferedProtocol):
         return answer
 
     def attested(self, media_type: str, connection: int) -> None:
-        """Evidence of a kind was collected on this connection and handed in; the last kind lets clients through."""
+        """Evidence of a kind was collected on this connection and decided on; the last kind lets clients through."""
         if connection == self.connection:
             self._owed.discard(media_type)
             self._pump()

@@ -52,6 +52,7 @@ class Enrolled:
     subject: str
     issuer: str
     not_after: datetime
+    client: tuple[x509.Certificate, ...] = ()  # the TLS client's, for ``client_key.accept``
 
 
 async def provision(
@@ -179,12 +180,12 @@ class Attester:
         """Be told when the TPM goes, returns, was reset or locks out; returns the function that ends it."""
         return self.tpm.on_change(listener)
 
-    def make_request(self) -> enrol.Request:
-        """The enrolment request. Raises UnavailableError when the TPM carries no EK certificate."""
+    def make_request(self, client_request: bytes = b"") -> enrol.Request:
+        """The enrolment request, with a TLS client's (PKCS #10) if given. Raises UnavailableError without an EK certificate."""
         if not self._state.ek_certificate:
             raise UnavailableError("this TPM carries no EK certificate", "ask its maker for one; no CA can recognise it otherwise")
         certificate, public = bytes.fromhex(self._state.ek_certificate), bytes.fromhex(self._state.ak_public)
-        return enrol.Request(self._state.gateway_id, certificate, public)
+        return enrol.Request(self._state.gateway_id, certificate, public, client_request)
 
     async def activate_credential(self, credential: bytes, secret: bytes) -> bytes:
         """The secret that a CA made for this EK and this AK. Raises InputError when it was made for others."""
@@ -197,13 +198,15 @@ class Attester:
         Who the CA is remains for relying parties to judge: each brings its own anchor.
         """
         secret = await self.activate_credential(answer.credential, answer.secret)
-        chain = enrol.open_sealed(answer, secret, self._ak.name)
+        certified = enrol.open_sealed(answer, secret, self._ak.name)
+        chain = certified.ak
         _check_chain(chain, self._ak.public_key, self._state.gateway_id)
+        _check_issued(certified.client)
         kept = replace(self._state, ak_chain=tuple(c.public_bytes(Encoding.DER).hex() for c in chain))
         await asyncio.to_thread(state.save, self._state_dir, kept)
         self._state = kept
         first = chain[0]
-        return Enrolled(first.subject.rfc4514_string(), first.issuer.rfc4514_string(), first.not_valid_after_utc)
+        return Enrolled(first.subject.rfc4514_string(), first.issuer.rfc4514_string(), first.not_valid_after_utc, certified.client)
 
 
 def read_eventlog(path: Path) -> bytes:
@@ -224,6 +227,10 @@ def _check_chain(chain: Sequence[x509.Certificate], ak: ec.EllipticCurvePublicKe
     names = [n.value for n in first.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if first.public_key() != ak or names != [gateway_id]:
         raise InputError("the CA certified another key or another gateway", "make a new request with `wardgate enrol`")
+    _check_issued(chain)
+
+
+def _check_issued(chain: Sequence[x509.Certificate]) -> None:
     for lower, upper in itertools.pairwise(chain):
         try:
             lower.verify_directly_issued_by(upper)

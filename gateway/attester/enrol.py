@@ -2,6 +2,7 @@
 
 The question carries the EK certificate and the AK's public area. The answer carries a credential (``credential``) and
 the AK's certificate encrypted under the secret in it, so that nobody but this TPM, beside this AK, can use the certificate.
+A request for the gateway's TLS client key may come along, and its certificate goes back the same way.
 Both are JSON documents, carried as files or over HTTP. Knows no TPM: ``attester`` asks it to open the credential.
 """
 
@@ -41,21 +42,28 @@ class Request:
     gateway_id: str
     ek_certificate: bytes
     ak_public: bytes
+    client_request: bytes = b""  # PKCS #10, DER: the key of ``client_key``; empty: none asked for
 
     def to_json(self) -> dict[str, Any]:
         """As a document."""
-        return {
+        document = {
             "version": 1,
             "gateway": self.gateway_id,
             "ek_certificate": base64.b64encode(self.ek_certificate).decode(),
             "ak_public": base64.b64encode(self.ak_public).decode(),
         }
+        asked = {"client_request": base64.b64encode(self.client_request).decode()} if self.client_request else {}
+        return document | asked
 
     @classmethod
     def from_json(cls, document: object) -> Request:
         """Parse a document. Raises InputError."""
-        fields = _fields(document, "enrolment request", ("gateway",), ("ek_certificate", "ak_public"))
-        return cls(str(fields["gateway"]), bytes(fields["ek_certificate"]), bytes(fields["ak_public"]))
+        blobs = ["ek_certificate", "ak_public"]
+        if isinstance(document, dict) and "client_request" in document:
+            blobs.append("client_request")
+        fields = _fields(document, "enrolment request", ("gateway",), blobs)
+        client = bytes(fields.get("client_request", b""))
+        return cls(str(fields["gateway"]), bytes(fields["ek_certificate"]), bytes(fields["ak_public"]), client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +86,38 @@ class Answer:
         return cls(bytes(fields["credential"]), bytes(fields["secret"]), bytes(fields["sealed"]))
 
 
-def seal(chain: Sequence[bytes], ek: Any, ak_name: bytes) -> Answer:
-    """The CA's side: certificates (DER, AK first) that only the TPM with ``ek`` can open, and only beside the AK of that name."""
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What came out of an answer: each chain with its own certificate first; ``client`` empty: none was asked for."""
+
+    ak: tuple[x509.Certificate, ...]
+    client: tuple[x509.Certificate, ...] = ()
+
+
+def seal(chain: Sequence[bytes], ek: Any, ak_name: bytes, client: Sequence[bytes] = ()) -> Answer:
+    """The CA's side: certificates (DER, own first) that only the TPM with ``ek`` can open, and only beside the AK of that name."""
     secret = secrets.token_bytes(32)
     credential, encrypted = make_credential(ek, ak_name, secret)
-    content = json.dumps([base64.b64encode(c).decode() for c in chain]).encode()
+    chains = {"ak": chain, "client": client}
+    content = json.dumps({name: [base64.b64encode(c).decode() for c in listed] for name, listed in chains.items()}).encode()
     nonce = secrets.token_bytes(12)
     return Answer(credential, encrypted, nonce + AESGCM(_key(secret)).encrypt(nonce, content, ak_name))
 
 
-def open_sealed(answer: Answer, secret: bytes, ak_name: bytes) -> tuple[x509.Certificate, ...]:
-    """The gateway's side: the certificates, AK first. Raises InputError."""
+def open_sealed(answer: Answer, secret: bytes, ak_name: bytes) -> Certified:
+    """The gateway's side. Raises InputError."""
     try:
         content = AESGCM(_key(secret)).decrypt(answer.sealed[:12], answer.sealed[12:], ak_name)
         listed = json.loads(content)
-        chain = tuple(x509.load_der_x509_certificate(base64.b64decode(c, validate=True)) for c in listed)
-    except (InvalidTag, ValueError, TypeError):
+        ak, client = (
+            tuple(x509.load_der_x509_certificate(base64.b64decode(c, validate=True)) for c in listed[name])
+            for name in ("ak", "client")
+        )
+    except (InvalidTag, ValueError, TypeError, KeyError):
         raise InputError("the certificate in the CA's answer does not open", _AGAIN) from None
-    if not 1 <= len(chain) <= _MAX_CHAIN:
+    if not 1 <= len(ak) <= _MAX_CHAIN or len(client) > _MAX_CHAIN:
         raise InputError("the CA's answer has no certificate, or too many", _AGAIN)
-    return chain
+    return Certified(ak, client)
 
 
 def ask(url: str, request: Request, timeout_s: float = 30.0) -> Answer:

@@ -74,7 +74,7 @@ def save(state_dir: Path, state: State, owner: tuple[int, int] | None = None) ->
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file that its owner alone may read, and sync it; root leaves it to whom it belonged."""
+    """Replace a file that its owner alone may read, and sync it; root leaves it to whom it, or its folder, belonged."""
     _write(path, content, None)
 
 
@@ -91,8 +91,9 @@ def lockout_authorisation(path: Path) -> bytes:
 def _write(path: Path, content: bytes, owner: tuple[int, int] | None) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        if owner is None and path.exists():
-            owner = (path.stat().st_uid, path.stat().st_gid) if os.geteuid() == 0 else None
+        if owner is None and os.geteuid() == 0:
+            before = (path if path.exists() else path.parent).stat()
+            owner = (before.st_uid, before.st_gid)
         part.unlink(missing_ok=True)
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as f:

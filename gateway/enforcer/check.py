@@ -45,6 +45,7 @@ def survey(policy: Path, table_file: Path | None) -> dict[str, Any]:
         "leases": {address: {"level": lease.level, "expires_s": lease.expires_s} for address, lease in listing.leases.items()},
         "counters": dict(listing.counters),
         "glass": {name: [[*element, left] for element, left in timed.items()] for name, timed in listing.glass.items()},
+        "met": [list(element) for element in listing.met],
         "elements": {name: [list(element) for element in sorted(elements, key=str)] for name, elements in listing.sets.items()},
     }
 

@@ -1,7 +1,9 @@
 """``wardgate-policy``: root's own tool for the confirmed policy. Checks the operator itself, then acts.
 
 On the console as root it needs no daemon. ``serve`` answers one JSON request a connection on a root-owned socket, for the
-page and the command; a peer that is not root must give an operator's name and password each time. Standard library only.
+page and the command; a peer that is not root must give an operator's name and password each time. It holds the timer of a
+policy that was applied and not confirmed: as long as one waits it does not end, and when it must end it undoes it. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -10,23 +12,26 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gateway.enforcer.confirmed import ConfirmedPolicy
 from gateway.enforcer.credentials import CredentialError, Operators
 from gateway.enforcer.document import DOCUMENT_MAX, DocumentError, check_document, parse_document
-from gateway.enforcer.load import LoadError
+from gateway.enforcer.load import TABLE_FILE, LoadError
+from gateway.enforcer.pending import DEFAULT_MINUTES
 
 _REQUEST_S = 10.0  # to send a request; a peer that dribbles is cut off
 _REQUEST_MAX = DOCUMENT_MAX + 4096
-_INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
-_CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
+_RETRY_S = 1.0  # an undoing that the kernel refused is tried again after this
+_CUTS_MAX = 1000
+_STATE, _CONFIG = Path("/var/lib/wardgate-policy"), Path("/etc/wardgate/wardgate.toml")
 
 Answer = dict[str, Any]
 
@@ -35,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command. Exit 0 done, 1 refused or failed, 2 bad usage or a bad document."""
     arguments = _parser().parse_args(argv)
     directory = arguments.policy.parent if arguments.policy else arguments.state
-    policy, operators = ConfirmedPolicy(directory, arguments.table_file), Operators(directory)
+    network = arguments.network or (_CONFIG if directory == _STATE and _CONFIG.exists() else None)
+    policy, operators = ConfirmedPolicy(directory, arguments.table_file, network), Operators(directory)
     try:
         answer = arguments.act(arguments, policy, operators)
     except DocumentError as e:
@@ -56,9 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wardgate-policy", description="root's tool for the confirmed policy")
     acts = parser.add_subparsers(required=True, metavar="ACT")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state", type=Path, default=Path("/var/lib/wardgate-policy"), help="the directory of the policy")
+    common.add_argument("--state", type=Path, default=_STATE, help="the directory of the policy")
+    common.add_argument("--network", type=Path, help=f"the configuration whose ward follows the policy; default {_CONFIG}")
     common.add_argument("--policy", type=Path, help="the confirmed document's file, instead of --state")
-    common.add_argument("--table-file", type=Path, default=_CHECKOUT if _CHECKOUT.exists() else _INSTALLED, help="the static text")
+    common.add_argument("--table-file", type=Path, default=TABLE_FILE, help="the static text")
 
     def act(name: str, text: str, work: Callable[..., Answer]) -> argparse.ArgumentParser:
         sub = acts.add_parser(name, help=text, description=text, parents=[common])
@@ -70,7 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         "confirm", "load a document and keep it", lambda a, p, _o: p.confirm("root", parse_document(a.document.read_bytes()))
     )
     confirm.add_argument("--document", type=Path, required=True)
-    act("rollback", "go back to the previous document", lambda _a, p, _o: p.rollback("root"))
+    rollback = act(
+        "rollback", "undo what waits, or go back to the previous document", lambda a, p, _o: p.rollback("root", a.cut_vital)
+    )
+    rollback.add_argument(
+        "--cut-vital", action="append", default=[], metavar="DEVICE.FUNCTION", help="a vital flow that this may cut"
+    )
+    act("keep", "confirm the policy that was applied and waits", lambda _a, p, _o: p.keep("root"))
+    act("status", "what is active, and what waits for a confirmation", lambda _a, p, _o: p.status())
     glass = act(
         "break-glass",
         "open one function of one device for some minutes; works with the daemon dead",
@@ -97,23 +111,70 @@ def _new_claim(arguments: argparse.Namespace, _policy: ConfirmedPolicy, operator
 
 
 def _serve(arguments: argparse.Namespace, policy: ConfirmedPolicy, operators: Operators) -> Answer:
-    """One request a connection, one connection at a time: an operator's act is rare and needs no concurrency."""
+    """One request a connection, one connection at a time: an operator's act is rare and needs no concurrency.
+
+    Between two requests it looks at what waits; a request takes ten seconds at most, so an undoing is late by no more than that.
+    """
     listener = _listener(arguments.socket)
-    listener.settimeout(arguments.idle_s or None)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            return {}
-        with connection:
-            connection.settimeout(_REQUEST_S)
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # told to end, it ends between two acts, never within one
+    try:
+        _undo_overdue(policy)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while True:
+            listener.settimeout(_patience(policy, arguments.idle_s))
             try:
-                answer = answer_request(_receive(connection), _peer_uid(connection), policy, operators)
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-            except OSError as e:
-                _say(f"wardgate-policy: a request ended early: {e}")
+                connection = _accept(listener)
+            except TimeoutError:
+                if policy.pending() is None:
+                    return {}
+                _undo_overdue(policy)
+                continue
+            with connection:
+                _serve_one(connection, policy, operators)
+            _undo_overdue(policy)
+    finally:
+        if policy.pending() is not None:
+            policy.abandon("wardgate-policy ended while it waited")
+
+
+def _accept(listener: socket.socket) -> socket.socket:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    try:
+        return listener.accept()[0]
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _patience(policy: ConfirmedPolicy, idle_s: float) -> float | None:
+    """How long to wait for a request: until what waits is over, else the idle time (0: for ever)."""
+    waiting = policy.pending()
+    return idle_s or None if waiting is None else max(waiting.left_s(), 0.01)
+
+
+def _undo_overdue(policy: ConfirmedPolicy) -> None:
+    if policy.pending() is None:
+        return
+    try:
+        if policy.expire():
+            _say("wardgate-policy: a policy was applied and not confirmed; the one before it is active again")
+    except (LoadError, OSError) as e:
+        _say(f"wardgate-policy: undoing the policy failed and is tried again: {e}")
+        time.sleep(_RETRY_S)
+
+
+def _serve_one(connection: socket.socket, policy: ConfirmedPolicy, operators: Operators) -> None:
+    connection.settimeout(_REQUEST_S)
+    try:
+        answer = answer_request(_receive(connection), _peer_uid(connection), policy, operators)
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+    except OSError as e:
+        _say(f"wardgate-policy: a request ended early: {e}")
 
 
 def _listener(path: Path) -> socket.socket:
@@ -170,6 +231,8 @@ def _act(request: dict[str, Any], uid: int, policy: ConfirmedPolicy, operators: 
         user = _text(request, "user")
         operators.claim(_text(request, "code"), user, _text(request, "password"))
         return {"user": user, "role": "admin"}
+    if verb == "status":
+        return policy.status()  # its files are world-readable: nothing to protect
     if not isinstance(verb, str) or verb not in _VERBS:
         raise CredentialError("this is not known here", f"ask for one of: claim-operator, {', '.join(_VERBS)}")
     actor, role = ("root", "admin") if uid == 0 and "user" not in request else _operator(request, operators)
@@ -194,9 +257,23 @@ def _break_glass(request: dict[str, Any], actor: str, _role: str, policy: Confir
     return policy.break_glass(actor, texts[0], texts[1], request.get("minutes", 0), texts[2])
 
 
+def _apply(request: dict[str, Any], actor: str, _role: str, policy: ConfirmedPolicy, _operators: Operators) -> Answer:
+    document = check_document(request.get("document"))
+    return policy.apply(actor, document, request.get("minutes", DEFAULT_MINUTES), _cuts(request))
+
+
+def _cuts(request: dict[str, Any]) -> list[str]:
+    named = request.get("cut_vital", [])
+    if not isinstance(named, list) or len(named) > _CUTS_MAX or not all(isinstance(n, str) for n in named):
+        raise CredentialError("cut_vital is not a list of names", "send device.function for each vital flow that may be cut")
+    return named
+
+
 _VERBS: dict[str, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators], Answer]] = {
     "confirm": lambda r, actor, _role, p, _o: p.confirm(actor, check_document(r.get("document"))),
-    "rollback": lambda _r, actor, _role, p, _o: p.rollback(actor),
+    "apply": _apply,
+    "keep": lambda _r, actor, _role, p, _o: p.keep(actor),
+    "rollback": lambda r, actor, _role, p, _o: p.rollback(actor, _cuts(r)),
     "load": lambda _r, actor, _role, p, _o: p.load(actor),
     "break-glass": _break_glass,
     "add-operator": _add_operator,

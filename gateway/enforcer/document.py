@@ -19,6 +19,7 @@ DOCUMENT_MAX = 32 << 20  # 10,000 devices with three flows each are 5 MB
 DEVICES_MAX = 20_000
 ELEMENTS_MAX = 400_000
 PROBLEMS_MAX = 100  # a person mends that many before trying again
+PROFILES_MAX, PROFILE_MAX = 256, 64 << 10  # texts of profiles, characters each; the longest of ours has two thousand
 BREAK_GLASS_PROTOCOLS = ("tcp", "udp")
 
 _DEVICE_ID = re.compile(r"[a-z0-9-]{1,63}")
@@ -73,7 +74,8 @@ def _one_of(*values: str) -> Check:
 def _shapes() -> dict[str, tuple[Check, ...]]:
     """Every set of the two tables that a document fills, with a check for each field of its elements."""
     port, protocol, tcp = _number(1, 65535), _one_of("tcp", "udp"), _one_of("tcp")
-    shapes: dict[str, tuple[Check, ...]] = {}
+    asks = (_text(_INTERFACE), _text(_MAC))
+    shapes: dict[str, tuple[Check, ...]] = {"dhcp_port": asks, "dhcp_bind": asks}
     for family in (4, 6):
         ip = _address(family)
         bound = (_text(_INTERFACE), _text(_MAC), ip)
@@ -104,7 +106,10 @@ class DeviceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A checked document. ``sets`` holds every name of SHAPES; ``functions`` says what break-glass may open."""
+    """A checked document. ``sets`` holds every name of SHAPES; ``functions`` says what break-glass may open.
+
+    Its text also carries ``profiles`` (those that were applied, as TOML by id): the daemon reads them, here they are only bounded.
+    """
 
     document_id: str
     canonical: bytes
@@ -163,12 +168,13 @@ class _Checker:
             self.problems.append((path, what))
 
     def document(self, value: Any) -> Document:
-        top = self._object("", value, {"version", "devices", "sets"}, {"functions"})
+        top = self._object("", value, {"version", "devices", "sets"}, {"functions", "profiles"})
         if type(top.get("version")) is not int or top.get("version") != 1:
             self.wrong("version", "must be 1")
         devices = self._devices(top.get("devices", {}))
         sets = self._sets(top.get("sets", {}))
         functions = self._functions(top.get("functions", {}), devices)
+        self._profiles(top.get("profiles", {}))
         if self.problems:
             return Document("", b"", {}, {})
         self._consistent(devices, sets, functions)
@@ -247,6 +253,16 @@ class _Checker:
                 functions.setdefault(device, {})[name] = flows
         return functions
 
+    def _profiles(self, value: Any) -> None:
+        if not isinstance(value, dict) or len(value) > PROFILES_MAX:
+            self.wrong("profiles", f"must be an object with at most {PROFILES_MAX} texts")
+            return
+        for name, text in value.items():
+            if not _DEVICE_ID.fullmatch(name):
+                self.wrong(f"profiles.{name[:63]}", "a profile's id is a-z, 0-9 and -, at most 63 characters")
+            if not isinstance(text, str) or len(text) > PROFILE_MAX:
+                self.wrong(f"profiles.{name[:63]}", f"must be a text of at most {PROFILE_MAX} characters")
+
     def _consistent(
         self,
         devices: Mapping[str, DeviceEntry],
@@ -255,6 +271,7 @@ class _Checker:
     ) -> None:
         """What the fields alone do not show: whom an element is about, and whether two elements contradict."""
         known = {address for entry in devices.values() for address in entry.addresses}
+        self._asks(sets)
         for family in (4, 6):
             self._about_devices(family, known, sets)
             self._flows(family, known, sets)
@@ -275,6 +292,12 @@ class _Checker:
         for name in (f"port{family}", f"bind{family}"):
             if len({element[2] for element in sets[name]}) != len(sets[name]):
                 self.wrong(f"sets.{name}", "one address is bound twice")
+
+    def _asks(self, sets: Mapping[str, frozenset[Element]]) -> None:
+        """Only a bound device asks for an address, from its own port."""
+        for name, bound in (("dhcp_port", "port4"), ("dhcp_bind", "bind4")):
+            for element in sets[name] - {e[:2] for e in sets[bound]}:
+                self.wrong(f"sets.{name}", f"{element[1]} on {element[0]} is not bound in {bound}")
 
     def _flows(self, family: int, known: set[str], sets: Mapping[str, frozenset[Element]]) -> None:
         names = (f"vital{family}", f"icmp{family}", *(f"rtl{level}_{family}" for level in range(4)))

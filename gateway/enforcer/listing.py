@@ -19,7 +19,8 @@ TABLES = (("bridge", "wardgate_l2"), ("inet", "wardgate"))
 LEASES = ("lvl4", "lvl6")
 TIMED = ("glass4", "glass6", "bypass4", "bypass6")  # break-glass: filled by root, emptied by the kernel
 DERIVED = ("nd6", "l7_4", "l7_6")  # other keys of port6, via4 and via6
-BRIDGE_SETS = ("port4", "port6", "nd6")
+BRIDGE_SETS = ("port4", "port6", "nd6", "dhcp_port")
+MET = ("met4", "met6")  # filled by the rules themselves: who was refused lately
 _ICMP = {"echo-reply": 0, "destination-unreachable": 3, "echo-request": 8, "time-exceeded": 11, "parameter-problem": 12}
 _ICMP6 = {
     "destination-unreachable": 1,
@@ -49,6 +50,7 @@ class Listing:
     leases: Mapping[str, KernelLease]
     counters: Mapping[str, int]
     glass: Mapping[str, Mapping[Element, int]]  # set -> element -> seconds left
+    met: tuple[Element, ...] = ()  # (bridge port, MAC, address) refused in the last minutes
 
 
 def parse_listing(text: str | bytes) -> Listing:
@@ -58,12 +60,15 @@ def parse_listing(text: str | bytes) -> Listing:
     sets: dict[str, frozenset[Element]] = {}
     leases: dict[str, KernelLease] = {}
     glass: dict[str, dict[Element, int]] = {}
+    met: set[Element] = set()
     for kind, body in ours:
         if kind not in ("set", "map"):
             continue
         name, elements = body["name"], body.get("elem", [])
         if name in LEASES:
             leases |= {str(key["elem"]["val"]): KernelLease(int(value), key["elem"].get("expires", 0)) for key, value in elements}
+        elif name in MET:
+            met |= {_element(name, e) for e in elements}
         elif name in TIMED:
             glass[name] = {_element(name, e["elem"]["val"]): e["elem"].get("expires", 0) for e in elements}
         elif kind == "map":
@@ -71,7 +76,7 @@ def parse_listing(text: str | bytes) -> Listing:
         else:
             sets[name] = frozenset(_element(name, e) for e in elements)
     counters = {body["name"]: body["packets"] for kind, body in ours if kind == "counter"}
-    return Listing(tables == set(TABLES), _digest(ours), sets, leases, counters, glass)
+    return Listing(tables == set(TABLES), _digest(ours), sets, leases, counters, glass, tuple(sorted(met, key=str)))
 
 
 def _is_ours(kind: str, body: Any) -> bool:

@@ -17,6 +17,9 @@ from gateway.enforcer.document import Document, Element
 from gateway.enforcer.files import write_atomically
 from gateway.enforcer.listing import BRIDGE_SETS, DERIVED, LEASES, TABLES, TIMED, Listing, differences, parse_listing, wanted_sets
 
+_INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
+_CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
+TABLE_FILE = _CHECKOUT if _CHECKOUT.exists() else _INSTALLED
 _NFT_S = 60.0  # 10,000 devices commit in 0.5 s; a Pi is ten times slower
 _SYSCTL = Path("/proc/sys/net/bridge")
 _CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
@@ -207,7 +210,7 @@ def _key(name: str, element: Element) -> str:
     if name in ("via4", "via6"):
         fields, tail = element[:-1], f" : {element[-1]}"
     shown = [str(field) for field in fields]
-    if name in (*BRIDGE_SETS, "bind4", "bind6"):
+    if name in (*BRIDGE_SETS, "bind4", "bind6", "dhcp_bind"):
         shown[0] = f'"{shown[0]}"'
     if name == "nd6":
         shown[2] = f"0x{int(shown[2]):032x}"

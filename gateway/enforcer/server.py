@@ -72,7 +72,7 @@ class Enforcer:
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, Peer] = {}
         self._log, self._commits = PacketLog(), CommitWatch()
-        self._told: dict[tuple[str, str, str, str, int], tuple[Told, int]] = {}
+        self._told: dict[tuple[str, str, str, str, int, bool], tuple[Told, int]] = {}
         self._told_at = float("inf")
         self._survey = Survey(arguments.policy, arguments.table_file, self._selector)
         self._dumps: list[Peer] = []
@@ -262,7 +262,7 @@ class Enforcer:
 
     def _hear(self) -> None:
         for told in self._log.read():
-            key = (told.reason, told.saddr, told.daddr, told.protocol, told.dport)
+            key = (told.reason, told.saddr, told.daddr, told.protocol, told.dport, told.opens)
             if key in self._told or len(self._told) < _TOLD_MAX:
                 self._told[key] = (told, self._told.get(key, (told, 0))[1] + 1)
         if self._told:
@@ -274,7 +274,13 @@ class Enforcer:
             event = "seen" if one.reason == "seen" else "denied"
             devices = [d for d in map(self._caps.device_of, (one.saddr, one.daddr)) if d]
             where = {"reason": one.reason, "link": one.link, "source": one.saddr, "destination": one.daddr}
-            what = {"protocol": one.protocol, "source_port": one.sport, "port": one.dport, "text": sentence(one)}
+            what = {
+                "protocol": one.protocol,
+                "source_port": one.sport,
+                "port": one.dport,
+                "opens": one.opens,
+                "text": sentence(one),
+            }
             self._tell({"event": event, "device": devices[0] if devices else "", "count": count, **where, **what})
 
     def _committed(self) -> None:

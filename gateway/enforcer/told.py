@@ -39,7 +39,10 @@ _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
 class Told(NamedTuple):
-    """One logged packet: the rule's prefix, the port it came in by, and what its headers say ("" and 0 where unknown)."""
+    """One logged packet: the rule's prefix, the port it came in by, and what its headers say ("" and 0 where unknown).
+
+    ``opens``: it is the first packet of a TCP connection, so its sender is who opens it.
+    """
 
     reason: str
     link: str
@@ -48,6 +51,7 @@ class Told(NamedTuple):
     protocol: str
     sport: int
     dport: int
+    opens: bool = False
 
 
 def sentence(told: Told) -> str:
@@ -92,7 +96,8 @@ class PacketLog:
         reason = parts.get(10, b"").rstrip(b"\0").decode("ascii", "replace")
         link = next((self._link(parts[kind]) for kind in (6, 4) if kind in parts), "")  # the bridge port, else the interface
         ether = struct.unpack(">H", parts[1][:2])[0] if len(parts.get(1, b"")) >= 2 else 0
-        return Told(reason, link, *parse_headers(ether, parts.get(9, b"")))
+        packet = parts.get(9, b"")
+        return Told(reason, link, *parse_headers(ether, packet), opens(packet))
 
     def _link(self, index: bytes) -> str:
         (number,) = struct.unpack(">I", index[:4])
@@ -120,6 +125,16 @@ def parse_headers(ether: int, packet: bytes) -> tuple[str, str, str, int, int]:
     if name in ("tcp", "udp") and len(rest) >= 4:
         return *ends, name, *struct.unpack(">HH", rest[:4])
     return *ends, name, 0, 0
+
+
+def opens(packet: bytes) -> bool:
+    """Whether a network-layer packet, cut at any length, is TCP with SYN and without ACK. Never raises."""
+    if packet[:1] and packet[0] >> 4 == 6:
+        protocol, start = packet[6:7], 40
+    else:
+        protocol, start = packet[9:10], (packet[0] & 15) * 4 if packet else 0
+    flags = packet[start + 13 : start + 14]
+    return protocol == b"\x06" and bool(flags) and flags[0] & 0x12 == 0x02
 
 
 class CommitWatch:

@@ -87,12 +87,27 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """The link to a device came up or went down; ``bond`` where the bus has bonds."""
+    """The link to a device came up or went down; ``bond`` where the bus has bonds.
+
+    ``anew``: it was up and is another one now (the device says something else of itself): evidence is needed at once, and was at
+    no time missing for anybody's eyes.
+    """
 
     device_id: str
     up: bool
     detail: str = ""
     bond: Bond | None = None
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChanged:
+    """The other end of one of a device's functions is there, or is not (away, or not whom it should be); ``detail`` says which."""
+
+    device_id: str
+    function: str
+    up: bool
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,7 @@ Event = (
     | EvidenceFailed
     | Behaviour
     | LinkChanged
+    | RouteChanged
     | OperatorCommand
     | TimeProof
     | PartChanged

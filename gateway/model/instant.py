@@ -34,6 +34,13 @@ class Instant:
             raise ValueError("ages are not defined across a reboot")
         return (self.mono_ns - earlier.mono_ns) / NS_PER_S
 
+    def age_s(self, now: Instant) -> float:
+        """Its age in seconds at ``now``: on boot time; across a reboot on wall time, if nobody doubts it, else 0."""
+        if self.boot_id == now.boot_id:
+            return now.seconds_since(self)
+        believed = min(self.quality, now.quality) >= TimeQuality.RTC
+        return (now.utc_ns - self.utc_ns) / NS_PER_S if believed else 0.0
+
     def plus(self, seconds: float) -> Instant:
         """This instant, ``seconds`` later on both clocks."""
         step = round(seconds * NS_PER_S)

@@ -1,4 +1,4 @@
-"""What still has to leave: waiting readings, waiting messages, what the broker refuses, and the counts of all three.
+"""What still has to leave: waiting readings, waiting messages, what is refused, and the counts of it all.
 
 Refuses to know where it is stored and how it travels.
 """
@@ -77,6 +77,37 @@ class MessageCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteCounts:
+    """One route of promised messages. What waits takes ``bytes`` of its ``room``; when that is full its sender is refused.
+
+    ``aside``: kept for a person after a receiver refused them, or too old. ``forgotten``: of those, no longer kept, for want of
+    room (since the file was made). ``refused``: promises that were not given for want of room, since the start.
+    """
+
+    route: str
+    device_id: str
+    waiting: int
+    bytes: int
+    room: int
+    oldest_s: float | None
+    aside: int
+    forgotten: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class AsideMessage:
+    """A promised message that is kept aside, without its content: which route, why, when it came, its size in bytes."""
+
+    id: int
+    route: str
+    device_id: str
+    reason: str
+    received: Instant
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxView:
     """What people see: ``state`` is one sentence about the way out; ``oldest_s`` the age of the oldest that waits (None: nothing).
 
@@ -95,3 +126,5 @@ class OutboxView:
     dead: int
     devices: tuple[DeviceCounts, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
+    routes: tuple[RouteCounts, ...] = ()
+    kept_aside: tuple[AsideMessage, ...] = ()

@@ -28,11 +28,20 @@ from gateway.policy.targets import ceiling_of
 VERSION = 1
 PROXY_PORTS: Mapping[Bus, int] = MappingProxyType({Bus.MODBUS: 15502, Bus.HL7: 15575})
 _BASES = ("port", "bind", "vital", "seen", "via", "uplink")
-_SETS = tuple(f"{b}{v}" for b in _BASES for v in (4, 6)) + tuple(f"rtl{k}_{v}" for k in range(4) for v in (4, 6))
+_ASKS = ("dhcp_port", "dhcp_bind")
+_SETS = (*_ASKS, *(f"{b}{v}" for b in _BASES for v in (4, 6)), *(f"rtl{k}_{v}" for k in range(4) for v in (4, 6)))
 _ENFORCED = (DeviceState.ENFORCED, DeviceState.SERVICE)
 _PRESENT = (*_ENFORCED, DeviceState.OBSERVING)
 
 Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Serves:
+    """What the gateway itself offers its bound devices: (protocol, port, level from which on); and whether it gives addresses."""
+
+    flows: tuple[tuple[str, int, int], ...] = ()
+    dhcp: bool = False
 
 
 def compile_document(
@@ -41,12 +50,14 @@ def compile_document(
     gateway_addresses: Sequence[str],
     ward_interface: str = "ward0",
     proxy_ports: Mapping[Bus, int] = PROXY_PORTS,
+    serves: Serves = Serves(),
 ) -> dict[str, Any]:
-    """The policy document of ``devices``. ``profiles`` by id; ``gateway_addresses``: where the gateway attests devices from.
+    """The policy document of ``devices``. ``profiles`` by id; ``gateway_addresses``: where the gateway attests devices from, and
+    where it offers what it ``serves``.
 
     Raises InputErrors when something in it could not be enforced.
     """
-    draft = _Draft((), ward_interface, dict(proxy_ports))
+    draft = _Draft((), ward_interface, dict(proxy_ports), serves)
     draft.gateway = _gateway(draft, gateway_addresses)
     present = [d for d in devices if d.state in _PRESENT]
     _check_devices(draft, devices, present)
@@ -84,6 +95,7 @@ class _Draft:
     gateway: tuple[str, ...]
     ward: str
     proxy_ports: dict[Bus, int]
+    serves: Serves
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
     sets: dict[str, set[tuple[str | int, ...]]] = field(default_factory=lambda: {name: set() for name in _SETS})
@@ -100,6 +112,9 @@ class _Draft:
         self.levels[key] = min(level, self.levels.get(key, level))
 
     def document(self) -> dict[str, Any]:
+        for name in _ASKS:
+            if not self.sets[name]:
+                del self.sets[name]  # a gateway that gives no addresses has the document it always had
         for key, level in self.levels.items():
             self.sets[f"rtl{level}_{_family(key[0])}"].add(key)
         return {
@@ -174,6 +189,7 @@ def _add(draft: _Draft, device: Device, profile: Profile) -> None:
     _check_addresses(draft, device, device.binding)
     for address in device.binding.addresses:
         _bind(draft, device.binding, address)
+        _serve(draft, address)
         if device.state is DeviceState.OBSERVING:
             draft.sets[f"seen{_family(address)}"].add((address,))
     for function in profile.functions:
@@ -195,6 +211,18 @@ def _bind(draft: _Draft, binding: Binding, address: str) -> None:
     family = _family(address)
     draft.sets[f"port{family}"].add((binding.port, binding.mac, address))
     draft.sets[f"bind{family}"].add((draft.ward, binding.mac, address))
+    if draft.serves.dhcp and family == 4:
+        draft.sets["dhcp_port"].add((binding.port, binding.mac))
+        draft.sets["dhcp_bind"].add((draft.ward, binding.mac))
+
+
+def _serve(draft: _Draft, address: str) -> None:
+    """The gateway's own services, for this address."""
+    for gateway in (g for g in draft.gateway if _family(g) == _family(address)):
+        for protocol, port, level in draft.serves.flows:
+            draft.level((address, gateway, protocol, port), level)
+        if draft.serves.dhcp and _family(address) == 4:
+            draft.level((address, gateway, "udp", 67), 0)
 
 
 def _add_function(draft: _Draft, device: Device, profile: Profile, function: Function) -> None:

@@ -1,9 +1,11 @@
-"""PURE. What a new policy document changes, in sentences for the person who is asked to confirm it."""
+"""PURE. What a new policy document, or a new profile, changes, in sentences for the person who is asked to confirm it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from gateway.model.profile import Function, Profile
 
 _PLACES = {"port": "may speak from port", "bind": "may speak with MAC"}
 MAX_LINES = 500  # more than anybody reads; the rest is counted
@@ -15,6 +17,42 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more changes"]
     return lines
+
+
+def profile_difference(old: Profile | None, new: Profile) -> list[str]:
+    """What a profile says anew that no packet filter shows: levels, what a loss does, rules, targets, reference values."""
+    if old is None:
+        return [f"{new.id} is a new profile with the functions {', '.join(f.name for f in new.functions)}"]
+    before, after = {f.name: f for f in old.functions}, {f.name: f for f in new.functions}
+    lines = [f"{new.id}: function {name} is gone" for name in before if name not in after]
+    for name, function in after.items():
+        lines += [f"{new.id}.{name}: {text}" for text in _function_change(before.get(name), function)]
+    for what, was, now in (("targets", old.targets, new.targets), ("reference values", old.values, new.values)):
+        if was != now:
+            lines.append(f"{new.id}: its {what} are others ({len(was)} before, {len(now)} now)")
+    for what, one, other in (("clinical class", old.clinical_class, new.clinical_class), ("bus", old.bus, new.bus)):
+        if one != other:
+            lines.append(f"{new.id}: its {what} is {other}, before: {one}")
+    return lines[:MAX_LINES]
+
+
+def _function_change(old: Function | None, new: Function) -> Iterator[str]:
+    if old is None:
+        yield f"new, needs level {int(new.required)}, on loss {new.on_loss}"
+        return
+    if old.required is not new.required:
+        yield f"needs level {int(new.required)}, before: {int(old.required)}"
+    if old.on_loss is not new.on_loss:
+        yield f"on loss {new.on_loss}, before: {old.on_loss}"
+    if (old.acknowledge, old.too_old_s) != (new.acknowledge, new.too_old_s):
+        yield "it acknowledges in another way"
+    for verb, rules, others in (("allows", new.rules, old.rules), ("no longer allows", old.rules, new.rules)):
+        yield from (f"{verb} {rule}" for rule in rules if rule not in others)
+    for verb, stops, rest in (
+        ("always allows", new.always_allowed_writes, old.always_allowed_writes),
+        ("no longer always allows", old.always_allowed_writes, new.always_allowed_writes),
+    ):
+        yield from (f"{verb} {rule}" for rule in stops if rule not in rest)
 
 
 def _devices(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -49,7 +87,7 @@ def _flat(sets: Mapping[str, Any]) -> set[tuple[Any, ...]]:
 
 
 def _base(name: str) -> str:
-    return name[:4] if name.startswith("rtl") else name[:-1]
+    return name[:4] if name.startswith("rtl") else name.rstrip("46")
 
 
 def _levels(elements: set[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
@@ -83,6 +121,8 @@ def _sentence(element: tuple[Any, ...], *, added: bool) -> Iterator[str]:
         yield f"{rest[1]} port {rest[2]} of {rest[0]} {verb} the proxy on port {rest[3]}"
     elif kind == "uplink":
         yield f"the gateway itself {'may' if added else 'may no longer'} dial {rest[0]}, {rest[1]} port {rest[2]}"
+    elif kind == "dhcp_port":
+        yield f"{rest[1]} {'may' if added else 'may no longer'} ask this gateway for its address, on port {rest[0]}"
     elif kind in _PLACES:
         where = rest[0] if kind == "port" else rest[1]
         yield f"{rest[2]} {'' if added else 'no longer '}{_PLACES[kind]} {where}"

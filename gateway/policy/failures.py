@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.model.decision import LEASE_MAX_S
+from gateway.model.evidence import EvidenceClass
 from gateway.model.profile import Acknowledge, Function, OnLoss, Profile
 
 
@@ -52,16 +53,31 @@ _ALARMS = {
 def failure_table(profile: Profile) -> tuple[FailureRow, ...]:
     """One row for each function and failure, in the profile's order."""
     return tuple(
-        FailureRow(f.name, failure, _passes(f, failure), _ALARMS[failure]) for f in profile.functions for failure in Failure
+        FailureRow(f.name, failure, _passes(f, failure, _keyed(profile)), _alarm(f, failure))
+        for f in profile.functions
+        for failure in Failure
     )
 
 
-def _passes(function: Function, failure: Failure) -> str:
+def _keyed(profile: Profile) -> bool:
+    """Whether its devices share a key with this gateway: the TPM seals those keys."""
+    return any(t.evidence_class in (EvidenceClass.SYMMETRIC, EvidenceClass.BEACON) for t in profile.targets)
+
+
+def _alarm(function: Function, failure: Failure) -> str:
+    """A wearable has no kernel lease whose end the enforcer could notice."""
+    if not function.flows and failure in (Failure.DAEMON_DEAD, Failure.DAEMON_HUNG):
+        return "the hospital's broker: the gateway fell silent; the enforcer rings for wired devices only"
+    return _ALARMS[failure]
+
+
+def _passes(function: Function, failure: Failure, keyed: bool) -> str:
     wireless = not function.flows
     if failure is Failure.POWER:
         return "nothing: the radio is off" if wireless else "nothing through the box, unless its ports have a hardware bypass"
     if failure is Failure.TPM:
-        return "passes as before; no new conformity certificate is completed"
+        restart = "; a daemon that starts without it has no keys for these devices, and their trust ends" if keyed else ""
+        return f"passes as before; no new conformity certificate is completed{restart}"
     if failure is Failure.UPLINK:
         return _uplink(function, wireless)
     if failure is Failure.CLOCK:
@@ -69,7 +85,7 @@ def _passes(function: Function, failure: Failure) -> str:
     if function.on_loss is OnLoss.VITAL:
         return _VITAL
     if wireless or any(f.via for f in function.flows):
-        return _through_daemon(failure, wireless)
+        return _through_daemon(function, failure, wireless)
     return f"passes until its lease lapses, {_LEASE} at most, then stops"
 
 
@@ -83,12 +99,14 @@ def _uplink(function: Function, wireless: bool) -> str:
     return "passes where its peer can still be reached; nothing here depends on the uplink"
 
 
-def _through_daemon(failure: Failure, wireless: bool) -> str:
+def _through_daemon(function: Function, failure: Failure, wireless: bool) -> str:
     way = "the radio link" if wireless else "the proxy"
+    stops = bool(function.always_allowed_writes)
+    own = ", stop commands too: use the device's own buttons" if stops else ""
     if failure is Failure.DAEMON_DEAD:
-        return f"stops at once: {way} lives in the daemon"
+        return f"stops at once: {way} lives in the daemon{own}"
     if failure is Failure.DAEMON_HUNG:
-        return f"stalls at once: {way} lives in the daemon"
+        return f"stalls at once: {way} lives in the daemon{own}"
     if wireless:
         return "passes as before: a radio link needs no kernel lease"
-    return f"passes until its lease lapses, {_LEASE} at most, then stops"
+    return f"passes until its lease lapses, {_LEASE} at most, then stops{'; stop commands still pass' if stops else ''}"

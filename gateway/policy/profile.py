@@ -31,6 +31,7 @@ from gateway.model.profile import (
 from gateway.policy.fields import Problems, Table, hint, shown
 from gateway.policy.rules import Levels, is_write, read_always_allowed, read_rules
 from gateway.policy.targets import ceiling_of, read_references, read_targets
+from gateway.policy.trials import Trial, read_trials
 
 Peers = Mapping[str, str | Sequence[str]]
 
@@ -60,6 +61,11 @@ def parse_profile(data: Mapping[str, object], peers: Peers | None = None) -> Pro
 
     Raises InputErrors with every mistake and its path.
     """
+    return parse_with_trials(data, peers)[0]
+
+
+def parse_with_trials(data: Mapping[str, object], peers: Peers | None = None) -> tuple[Profile, tuple[Trial, ...]]:
+    """The same, with the profile's own tests, which only those who check or change policy run."""
     problems = Problems()
     table = Table(data, "", problems)
     identity = _id(table)
@@ -72,12 +78,23 @@ def parse_profile(data: Mapping[str, object], peers: Peers | None = None) -> Pro
     half_life = _half_lives(table)
     targets = read_targets(table, bus)
     values = read_references(table, targets)
-    functions = _functions(table, bus, _peers(peers or {}, problems))
+    named = _peers(peers or {}, problems)
+    functions = _functions(table, bus, named)
+    trials = read_trials(table, bus, named)
+    _undecided(table)
     table.finish()
     if targets:
         _check_reachable(table, functions, max(map(ceiling_of, targets)))
     problems.raise_if_any(f"profile {identity}" if identity else "profile")
-    return Profile(identity, name, bus, clinical, functions, targets, values, offline, half_life)
+    return Profile(identity, name, bus, clinical, functions, targets, values, offline, half_life), trials
+
+
+def _undecided(table: Table) -> None:
+    """What a draft could not take over from where it was made of: refused until a person has decided and deleted it."""
+    for row in table.tables("undecided"):
+        what, why = row.take("what", str, "something"), row.take("why", str, "it cannot be enforced")
+        row.finish()
+        row.wrong("", f"{what[:120]}: {why[:160]}; decide what that means for this device, then delete this entry")
 
 
 def raise_required(profile: Profile, raised: Mapping[str, int]) -> Profile:

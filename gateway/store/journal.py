@@ -1,8 +1,8 @@
 """Messages acknowledged in a receiver's place: durable before the acknowledgement, in order, the same one only once.
 
-Implements ``gateway.driver.JournalPort``. What waits is never dropped: when too much does, the next promise is refused. Which
-messages wait, and the newest of each route by key, are known in memory (read back from the file at start), so that a commit
-writes at the end of the table and nowhere else. Refuses to know what a message is.
+Implements ``gateway.driver.JournalPort``. What waits is never dropped: when a route's room is full, its next promise is refused.
+What waits, and the newest messages of each route by name, are known in memory (read back from the file at start), so that a
+commit writes at the end of the table and nowhere else. Refuses to know what a message is.
 """
 
 from __future__ import annotations
@@ -10,40 +10,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.driver import Kept
-from gateway.errors import UnavailableError
-from gateway.model.instant import Instant, TimeQuality
+from gateway.errors import RefusedError, UnavailableError, WardgateError
+from gateway.model.instant import NS_PER_S, Instant
+from gateway.model.outbox import AsideMessage, RouteCounts
+from gateway.store import journal_rows as rows
 from gateway.store.database import Connection, Database
+from gateway.store.journal_rows import ROW_BYTES, Row, Settled
 
 _PURGE_EVERY = 64  # commits between two looks at what may be forgotten
-_ROW_BYTES = 200  # one row without its body and answer, indexes included
 _RETRY_S = 0.5
-_GATHER_S = 0.001  # how long a commit waits for as many as came together last time: they wait for one another's commits
-_TOGETHER = (64, 16, 4, 1)  # rows a statement: each statement is one hand-over between the threads
-_PURGED = 5_000  # rows a look, so that no commit takes long
-_KEY = 16  # bytes of a key that are kept: no two messages of a ward share them by chance
-
-_COLUMNS = "route, key, body, answer, boot, mono_ns, utc_ns, quality"
-_VALUES = f"({', '.join('?' * 8)})"
-_INSERT = {n: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_VALUES] * n)}" for n in _TOGETHER}  # noqa: S608 - our names
-
-_Row = tuple[str, bytes, bytes, bytes, str, int, int, int]
-_Settled = tuple[int, str]
+_GATHER_S = 0.001  # how long a commit waits for those that are answered together to come together again
+_SLOW_S = 0.004  # a commit that takes longer is worth waiting for everyone
+_NAME = 8  # bytes of a key that name a message; the rest say what is in it
+_KEY = 16
+REUSED_S = 600.0  # a name that comes again this soon with other content is no new message; a device that counts anew does so later
 
 
 @dataclass(frozen=True, slots=True)
 class JournalBounds:
-    """Bytes that may wait; answers on disk; keys a route is recognised by (17 hours of a message a minute); messages kept aside."""
+    """Bytes that may wait: of a route, and of all (shared out evenly); answers on disk; names a route is known by (17 hours of a
+    message a minute); messages of a route kept aside (and no more bytes than may wait)."""
 
-    bytes: int = 512 * 1024 * 1024
+    route_bytes: int = 64 * 1024 * 1024
+    bytes: int = 1024 * 1024 * 1024
     answers: int = 100_000
     keys: int = 1_024
-    aside: int = 2_000
+    aside: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +55,50 @@ class JournalCounts:
 
 @dataclass(slots=True)
 class _Promise:
-    row: _Row
+    row: Row
     done: asyncio.Future[bytes]
 
 
-class _Route:
-    """What is known of one route: ids that wait, oldest first, and ids by key, newest last."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A message by its name: its id (0 or less: minus its place in the commit under way), its content, when it came."""
 
-    __slots__ = ("known", "waiting")
+    id: int
+    content: bytes
+    boot: str
+    mono_ns: int
+
+
+class _Route:
+    """What is known of one route: ids that wait with their bytes, oldest first; what is kept aside; messages by name."""
+
+    __slots__ = ("aside", "bytes", "forgotten", "known", "refused", "sizes", "waiting")
 
     def __init__(self) -> None:
-        self.waiting = array("q")
-        self.known: OrderedDict[bytes, int] = OrderedDict()
+        self.waiting, self.sizes = array("q"), array("q")
+        self.known: OrderedDict[bytes, _Known] = OrderedDict()
+        self.aside: OrderedDict[int, int] = OrderedDict()
+        self.bytes = self.refused = self.forgotten = 0
+
+    def remember(self, name: bytes, known: _Known, most: int) -> None:
+        self.known.pop(name, None)
+        self.known[name] = known
+        while len(self.known) > most:
+            self.known.popitem(last=False)
+
+    def waits(self, message_id: int) -> bool:
+        at = bisect_left(self.waiting, message_id)
+        return at < len(self.waiting) and self.waiting[at] == message_id
+
+    def end(self, message_id: int) -> int | None:
+        """It waits no more; returns its bytes, None if it did not wait."""
+        at = bisect_left(self.waiting, message_id)
+        if at == len(self.waiting) or self.waiting[at] != message_id:
+            return None
+        size = self.sizes[at]
+        del self.waiting[at], self.sizes[at]
+        self.bytes -= size
+        return size
 
 
 class Journal:
@@ -77,14 +107,18 @@ class Journal:
     def __init__(self, database: Database, bounds: JournalBounds | None = None) -> None:
         self._db, self._bounds = database, bounds or JournalBounds()
         self._new: list[_Promise] = []
-        self._settled: list[_Settled] = []
+        self._settled: list[Settled] = []
+        self._taken: dict[int, str] = {}
+        self._swollen: set[str] = set()  # routes where something was set aside: what is too much goes with the next commit
         self._routes: dict[str, _Route] = {}
         self._task: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
         self._loaded = self._closed = False
-        self._bytes = self._newest = 0  # bytes that wait; the newest id
+        self._newest = 0
         self._commits = self._enough = 0  # commits so far; how many a gathering commit waits for
         self._full: asyncio.Event | None = None
+
+    # --- gateway.driver.JournalPort ---
 
     def keep(self, route: str, key: bytes, body: bytes, answer: bytes, received: Instant) -> asyncio.Future[bytes]:
         """See ``JournalPort``."""
@@ -100,25 +134,69 @@ class Journal:
         return done
 
     def settle(self, message_id: int, refused: str = "") -> None:
-        """See ``JournalPort``."""
-        self._settled.append((message_id, refused))
-        self._start()
+        """See ``JournalPort``; once, of what was taken."""
+        if (route := self._taken.pop(message_id, None)) is not None:
+            self._settled.append(Settled(message_id, route, refused))
+            self._start()
 
     async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
         """See ``JournalPort``."""
         await self._load()
-        waiting = self._routes[route].waiting if route in self._routes else array("q")
+        waiting = self._route(route).waiting
         at = bisect_right(waiting, after)
         ids = list(waiting[at : at + limit])
-        marks = ", ".join("?" * len(ids))
-        sql = f"SELECT id, body, boot, mono_ns, utc_ns, quality FROM journal WHERE id IN ({marks}) AND state = 0 ORDER BY id"  # noqa: S608
-        rows = await self._db.run(lambda db: db.execute(sql, ids).fetchall()) if ids else []
-        return [Kept(r[0], bytes(r[1]), Instant(r[2], r[3], r[4], TimeQuality(r[5]))) for r in rows]
+        found = await self._db.run(lambda db: rows.take(db, ids)) if ids else []
+        self._taken |= {r[0]: route for r in found}
+        return [Kept(*r) for r in found]
+
+    # --- for people ---
 
     async def counts(self) -> JournalCounts:
         """How much there is of each."""
-        found = await self._db.run(lambda db: dict(db.execute("SELECT state, count(*) FROM journal GROUP BY state").fetchall()))
+        found = await self._db.run(rows.counts)
         return JournalCounts(found.get(0, 0), found.get(1, 0), found.get(2, 0))
+
+    async def look(self, now: Instant, limit: int = 50) -> tuple[tuple[RouteCounts, ...], tuple[AsideMessage, ...]]:
+        """Every route's counts, and the newest ``limit`` messages that are kept aside."""
+        await self._load()
+        first = {name: r.waiting[0] for name, r in self._routes.items() if r.waiting}
+
+        def work(db: Connection) -> tuple[dict[int, Instant], list[AsideMessage]]:
+            return rows.received(db, list(first.values())), rows.aside(db, limit)
+
+        came, aside = await self._db.run(work)
+        oldest = {name: came[i].age_s(now) for name, i in first.items() if i in came}
+        room = self._room()
+        routes = [
+            RouteCounts(
+                name, rows.device_of(name), len(r.waiting), r.bytes, room, oldest.get(name), len(r.aside), r.forgotten, r.refused
+            )
+            for name, r in sorted(self._routes.items())
+        ]
+        return tuple(routes), tuple(aside)
+
+    async def route_of(self, message_id: int) -> str:
+        """The route of a message that is kept aside. Raises InputError."""
+        return await self._db.run(lambda db: rows.route_of(db, message_id))
+
+    async def retry(self, message_id: int) -> str:
+        """Let a message that is kept aside wait again, behind the others; returns its route. Raises InputError."""
+        await self._load()
+        new, name = await self._db.run(lambda db: rows.retry(db, message_id))
+        route = self._route(name)
+        size = route.aside.pop(message_id, ROW_BYTES)
+        self._wait(route, new, size)
+        for key, known in route.known.items():
+            if known.id == message_id:
+                route.known[key] = replace(known, id=new)
+        return name
+
+    async def discard(self, message_id: int, reason: str) -> str:
+        """Let go of a message that is kept aside; returns its route. Raises InputError."""
+        await self._load()
+        name = await self._db.run(lambda db: rows.discard(db, message_id, reason))
+        self._route(name).aside.pop(message_id, None)
+        return name
 
     async def close(self) -> None:
         """Write what waits and take nothing more. The database is closed by its owner."""
@@ -133,21 +211,25 @@ class Journal:
             self._task = asyncio.get_running_loop().create_task(self._write_all(), name="journal")
 
     async def _write_all(self) -> None:
-        together = 1
-        while self._new or self._settled:
-            if together > 1 and len(self._new) < together and not self._closed:
-                await self._gather(together)
-            together = len(self._new)
+        """Commit after commit while anything is asked for. While one half is written, the other half can come in."""
+        loop, together, took_s = asyncio.get_running_loop(), 1, 0.0
+        while self._new or self._settled or self._swollen:
+            slow = took_s > _SLOW_S
+            enough = together if slow else together // 2
+            if len(self._new) < enough and not self._closed:
+                await self._gather(enough, took_s / 4 if slow else _GATHER_S)
+            number, began_s = len(self._new), loop.time()
             if not await self._commit() and not self._closed and not self._new:
                 await asyncio.sleep(_RETRY_S)  # nobody waits for these; what was delivered is noted when the disk is back
+            together, took_s = number + len(self._new), loop.time() - began_s
             if self._closed and not self._new:
                 break
         self._task = None  # no await since the check above: nobody can have come in between
 
-    async def _gather(self, number: int) -> None:
+    async def _gather(self, number: int, patience_s: float) -> None:
         self._enough, self._full = number, asyncio.Event()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._full.wait(), _GATHER_S)
+            await asyncio.wait_for(self._full.wait(), patience_s)
         self._full = None
 
     async def _commit(self) -> bool:
@@ -161,9 +243,10 @@ class Journal:
         promises, self._new = self._new, []
         settled, self._settled = self._settled, []
         fresh, again = self._sort(promises)
+        forgotten = self._beyond()
         try:
-            rows, known = [p.row for p in fresh], [i for _, i in again]
-            first, answers, freed = await self._db.run(lambda db: self._write(db, rows, known, settled))
+            written, known = [p.row for p in fresh], [k.id for _, k in again]
+            first, answers = await self._db.run(lambda db: self._write(db, written, known, settled, forgotten))
         except Exception as e:  # noqa: BLE001 - whatever it was, each sender hears of it; none may wait for ever
             self._forget(fresh)
             _fail(promises, e)
@@ -171,117 +254,126 @@ class Journal:
                 self._settled = settled + self._settled
             return False
         self._note(fresh, first)
+        self._note_settled(settled, forgotten)
         for promise in fresh:
             _fulfil(promise, promise.row[3])
-        for (promise, place), answer in zip(again, answers, strict=True):
-            _fulfil(promise, answer if place > 0 else fresh[-place].row[3])
-        self._bytes -= freed
-        self._note_settled(settled)
+        for (promise, k), answer in zip(again, answers, strict=True):
+            _fulfil(promise, answer if k.id > 0 else fresh[-k.id].row[3])
         return True
 
-    def _sort(self, promises: list[_Promise]) -> tuple[list[_Promise], list[tuple[_Promise, int]]]:
-        """Those to be written, and those that are known already: with their id, or minus their place among the first."""
+    def _write(
+        self, db: Connection, fresh: list[Row], known: list[int], settled: list[Settled], forgotten: list[tuple[str, int]]
+    ) -> tuple[int, list[bytes]]:
+        """In the database's thread: (id of the first row, the answers of those known already)."""
+        first = rows.insert(db, fresh) if fresh else 0
+        if settled:
+            rows.settle(db, settled)
+        if forgotten:
+            rows.forget(db, [i for _, i in forgotten])
+        self._commits += 1
+        if self._commits % _PURGE_EVERY == 1:
+            rows.purge(db, self._bounds.answers)
+        at = iter(rows.answers(db, [i for i in known if i > 0]))
+        return first, [next(at) if i > 0 else b"" for i in known]
+
+    def _sort(self, promises: list[_Promise]) -> tuple[list[_Promise], list[tuple[_Promise, _Known]]]:
+        """Those to be written, and those that are known already. Who is neither has heard why."""
         fresh: list[_Promise] = []
-        again: list[tuple[_Promise, int]] = []
+        again: list[tuple[_Promise, _Known]] = []
+        room = self._room()
         for p in promises:
-            route = self._routes.setdefault(p.row[0], _Route())
-            known, size = route.known, len(p.row[2]) + _ROW_BYTES
-            found = known.get(p.row[1])
-            if found is not None and (found <= 0 or found > self._newest - self._bounds.answers or found in route.waiting):
-                again.append((p, found))
-            elif self._bytes + size > self._bounds.bytes:
-                _fail([p], UnavailableError("too many messages wait", "see to the receivers, or enlarge the disk"))
+            route, name, content = self._route(p.row[0]), p.row[1][:_NAME], p.row[1][_NAME:]
+            known, size = route.known.get(name), len(p.row[2]) + ROW_BYTES
+            under_way = known is not None and (known.id <= 0 or route.waits(known.id))
+            if known is not None and content == known.content and (under_way or known.id > self._newest - self._bounds.answers):
+                again.append((p, known))
+            elif known is not None and content != known.content and (under_way or _soon(p.row, known)):
+                what = "its control id is that of another message that it sent a short time ago"
+                _fail([p], RefusedError(what, "give each message an id of its own"))
+            elif route.bytes + size > room:
+                route.refused += 1
+                _fail([p], UnavailableError("too many messages of this route wait", "see to its receiver"))
             else:
-                known.pop(p.row[1], None)  # its row may be forgotten by now: it is new again
-                known[p.row[1]] = -len(fresh)
-                self._bytes += size
+                route.remember(name, _Known(-len(fresh), content, p.row[4], p.row[5]), self._bounds.keys)
+                route.bytes += size
                 fresh.append(p)
         return fresh, again
 
+    def _beyond(self) -> list[tuple[str, int]]:
+        """(route, id) of what is to be forgotten of what is kept aside: the oldest, where there is too much."""
+        room, found = self._room(), []
+        for name in self._swollen:
+            route = self._route(name)
+            number, size = len(route.aside), sum(route.aside.values())
+            for message_id, bytes_of in route.aside.items():
+                if number <= self._bounds.aside and size <= room:
+                    break
+                found.append((name, message_id))
+                number, size = number - 1, size - bytes_of
+        return found
+
+    # --- what is known ---
+
+    def _route(self, name: str) -> _Route:
+        return self._routes.setdefault(name, _Route())
+
+    def _room(self) -> int:
+        return min(self._bounds.route_bytes, self._bounds.bytes // max(1, len(self._routes)))
+
+    def _wait(self, route: _Route, message_id: int, size: int) -> None:
+        route.waiting.append(message_id)
+        route.sizes.append(size)
+        route.bytes += size
+        self._newest = max(self._newest, message_id)
+
     def _forget(self, fresh: Sequence[_Promise]) -> None:
         for p in fresh:
-            del self._routes[p.row[0]].known[p.row[1]]
-            self._bytes -= len(p.row[2]) + _ROW_BYTES
+            route = self._route(p.row[0])
+            route.known.pop(p.row[1][:_NAME], None)
+            route.bytes -= len(p.row[2]) + ROW_BYTES
 
     def _note(self, fresh: Sequence[_Promise], first: int) -> None:
         for message_id, p in enumerate(fresh, first):
-            route = self._routes[p.row[0]]
-            route.waiting.append(message_id)
-            route.known[p.row[1]] = self._newest = message_id
-            while len(route.known) > self._bounds.keys:
-                route.known.popitem(last=False)
+            route, size = self._route(p.row[0]), len(p.row[2]) + ROW_BYTES
+            route.bytes -= size  # counted when it was sorted
+            self._wait(route, message_id, size)
+            name = p.row[1][:_NAME]
+            route.known[name] = _Known(message_id, p.row[1][_NAME:], p.row[4], p.row[5])
 
-    def _note_settled(self, settled: Sequence[_Settled]) -> None:
-        """Delivery is in order, so what is settled stands at the beginning."""
-        ids = {i for i, _ in settled}
-        for route in self._routes.values() if ids else ():
-            at = 0
-            while at < len(route.waiting) and route.waiting[at] in ids:
-                at += 1
-            del route.waiting[:at]
+    def _note_settled(self, settled: Sequence[Settled], forgotten: Sequence[tuple[str, int]]) -> None:
+        self._swollen.clear()
+        for s in settled:
+            size = self._route(s.route).end(s.id)
+            if size is not None and s.reason:
+                self._route(s.route).aside[s.id] = size
+                self._swollen.add(s.route)
+        for name, message_id in forgotten:
+            self._route(name).aside.pop(message_id, None)
+            self._route(name).forgotten += 1
 
     async def _load(self) -> None:
-        """Once: what waits, and the newest keys of every route."""
+        """Once: what waits, what is kept aside, and the newest names of every route."""
+        if self._loaded:
+            return
         async with self._loading:
-            if not self._loaded:
-                waiting, size, known = await self._db.run(_read_back)
-                for message_id, route in waiting:
-                    self._routes.setdefault(route, _Route()).waiting.append(message_id)
-                for message_id, route, key in known:
-                    self._routes.setdefault(route, _Route()).known[bytes(key)] = self._newest = message_id
-                for r in self._routes.values():
-                    while len(r.known) > self._bounds.keys:
-                        r.known.popitem(last=False)
-                self._bytes, self._loaded = size, True
-
-    # --- everything below runs in the database's thread, in one transaction ---
-
-    def _write(self, db: Connection, rows: list[_Row], known: list[int], settled: list[_Settled]) -> tuple[int, list[bytes], int]:
-        """(id of the first row, the answers of those known already, bytes that no longer wait)."""
-        at = last = 0
-        while at < len(rows):
-            n = next(n for n in _TOGETHER if n <= len(rows) - at)
-            last = int(db.conn.execute(_INSERT[n], [value for row in rows[at : at + n] for value in row]).lastrowid or 0)
-            at += n
-        answers = [self._answer(db, i) if i > 0 else b"" for i in known]
-        freed = sum(_settle(db, message_id, refused) for message_id, refused in settled)
-        self._commits += 1
-        if self._commits % _PURGE_EVERY == 1:
-            _purge(db, self._bounds)
-        return last - len(rows) + 1, answers, freed
-
-    @staticmethod
-    def _answer(db: Connection, message_id: int) -> bytes:
-        return bytes(db.execute("SELECT answer FROM journal WHERE id = ?", (message_id,)).fetchone()[0])
+            if self._loaded:
+                return
+            found = await self._db.run(rows.read_back)
+            for message_id, name, size in found.waiting:
+                self._wait(self._route(name), message_id, size + ROW_BYTES)
+            for message_id, name, size in found.aside:
+                self._route(name).aside[message_id] = size + ROW_BYTES
+            for name, number in found.forgotten:
+                self._route(name).forgotten = number
+            for message_id, name, key, boot, mono_ns in found.known:
+                known = _Known(message_id, bytes(key[_NAME:]), boot, mono_ns)
+                self._route(name).remember(bytes(key[:_NAME]), known, self._bounds.keys)
+                self._newest = max(self._newest, message_id)
+            self._loaded = True
 
 
-def _read_back(db: Connection) -> tuple[list[tuple[int, str]], int, list[tuple[int, str, bytes]]]:
-    waiting = db.execute("SELECT id, route FROM journal WHERE state = 0 ORDER BY id").fetchall()
-    sql = "SELECT coalesce(sum(length(body) + ?), 0) FROM journal WHERE state = 0"
-    size = int(db.execute(sql, (_ROW_BYTES,)).fetchone()[0])
-    known = db.execute("SELECT id, route, key FROM journal ORDER BY id DESC LIMIT 50000").fetchall()
-    return waiting, size, known[::-1]
-
-
-def _settle(db: Connection, message_id: int, refused: str) -> int:
-    """Returns the bytes that no longer wait."""
-    found = db.execute("SELECT length(body) FROM journal WHERE id = ? AND state = 0", (message_id,)).fetchone()
-    if found is None:
-        return 0
-    if refused:
-        db.execute("UPDATE journal SET state = 2, reason = ? WHERE id = ?", (refused, message_id))
-    else:
-        db.execute("UPDATE journal SET state = 1, body = NULL WHERE id = ?", (message_id,))
-    return int(found[0]) + _ROW_BYTES
-
-
-def _purge(db: Connection, bounds: JournalBounds) -> None:
-    """Forget the oldest answers, and the oldest of what is kept aside. What waits is never touched."""
-    newest = int(db.execute("SELECT coalesce(max(id), 0) FROM journal").fetchone()[0])
-    old = "DELETE FROM journal WHERE id IN (SELECT id FROM journal WHERE id <= ? AND state = 1 ORDER BY id LIMIT ?)"
-    db.execute(old, (newest - bounds.answers, _PURGED))
-    aside = "DELETE FROM journal WHERE id IN (SELECT id FROM journal WHERE state = 2 ORDER BY id DESC LIMIT ? OFFSET ?)"
-    db.execute(aside, (_PURGED, bounds.aside))
+def _soon(row: Row, known: _Known) -> bool:
+    return row[4] == known.boot and row[5] - known.mono_ns < REUSED_S * NS_PER_S
 
 
 def _fulfil(promise: _Promise, answer: bytes) -> None:
@@ -293,4 +385,4 @@ def _fail(promises: Sequence[_Promise], error: Exception) -> None:
     """One instance a sender: a traceback grows on an exception that several raise."""
     for promise in promises:
         if not promise.done.done():
-            promise.done.set_exception(UnavailableError(error.what, error.remedy) if isinstance(error, UnavailableError) else error)
+            promise.done.set_exception(type(error)(error.what, error.remedy) if isinstance(error, WardgateError) else error)

@@ -17,7 +17,7 @@ from typing import Any
 from gateway.clock import Clock
 from gateway.errors import InputError
 from gateway.model.certificate import CertificateId
-from gateway.model.instant import NS_PER_S, Instant, TimeQuality
+from gateway.model.instant import Instant, TimeQuality
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
 from gateway.model.outbox import DeviceCounts, Letter, MessageCounts, OutboxView, Waiting
@@ -138,7 +138,7 @@ class Outbox:
             state=state, up=up,
             readings=sum(c.waiting for c in devices), messages=sum(c.waiting for c in messages),
             bytes=sum(c.bytes for c in devices) + sum(c.bytes for c in messages),
-            oldest_s=max((_age_ns(at, now) / NS_PER_S for at in oldest), default=None),
+            oldest_s=max((at.age_s(now) for at in oldest), default=None),
             accepted=sum(c.accepted for c in devices), delivered=sum(c.acknowledged for c in devices),
             dropped=sum(c.dropped for c in devices) + sum(c.dropped for c in messages), dead=sum(c.dead for c in devices),
             devices=devices, dead_letters=tuple(dead),
@@ -196,21 +196,13 @@ def _oldest(db: Connection) -> list[Instant]:
 
 
 def _drop_old(db: Connection, bounds: Bounds, now: Instant) -> None:
-    limit_ns = round(bounds.age_s * NS_PER_S)
     names = "received_boot, received_mono_ns, received_utc_ns, received_quality"
     while True:
         oldest = db.execute(f"SELECT id, {names} FROM outbox ORDER BY id LIMIT {_PIECE}").fetchall()  # noqa: S608 - our names
-        old = [r[0] for r in oldest if _age_ns(_instant(r[1:]), now) > limit_ns]
+        old = [r[0] for r in oldest if _instant(r[1:]).age_s(now) > bounds.age_s]
         letters.remove(db, old, "dropped")
         if len(old) < _PIECE:
             return
-
-
-def _age_ns(at: Instant, now: Instant) -> int:
-    """On boot time; across a reboot on wall time, and only when nobody doubts either end (else the reading counts as new)."""
-    if at.boot_id == now.boot_id:
-        return now.mono_ns - at.mono_ns
-    return now.utc_ns - at.utc_ns if min(at.quality, now.quality) >= TimeQuality.RTC else 0
 
 
 def _drop_beyond(db: Connection, bounds: Bounds) -> None:

@@ -14,6 +14,7 @@ from gateway.web import wording
 
 # What a card says at a glance. The order is that of the page: what needs a person comes first.
 TONES = ("cut", "short", "new", "service", "watch", "well")
+_READINGS = 4  # in the ward; the device itself has more
 _JITTER_MS = 400  # a rest that was rounded twice is not a new deadline
 _WALL_JITTER_MS = 1_500  # the wall time of a view is given to the second
 
@@ -196,7 +197,9 @@ def card(d: DeviceView, view: WardView, deadlines: Deadlines) -> Card:
         tier=d.tier,
     )
     level = Level(d.level, wording.LEVEL_WORDS[min(d.level, 3)], d.needed, tone, _verdict(d, tone))
-    return Card(d.id, tone, level, main, tuple(_function(f, d) for f in d.functions), tuple(map(_reading, d.readings)), clocks)
+    return Card(
+        d.id, tone, level, main, tuple(_function(f, d) for f in d.functions), tuple(map(_reading, d.readings[:_READINGS])), clocks
+    )
 
 
 def tone_of(d: DeviceView) -> str:

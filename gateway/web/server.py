@@ -19,7 +19,7 @@ from aiohttp import web
 
 from gateway.errors import UnavailableError
 from gateway.ports import ConsolePort
-from gateway.web import api, pages
+from gateway.web import api, holdings, pages, policy
 from gateway.web.access import by_peer, by_session
 from gateway.web.connections import Doorman, quiet_log
 from gateway.web.desk import DESK, Accounts, Desk, WebSettings
@@ -36,14 +36,14 @@ _DOORMAN: web.AppKey[Doorman] = web.AppKey("doorman", Doorman)
 def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None = None) -> web.Application:
     """The application for HTTPS: the pages and the API, sessions by cookie."""
     app = _application(console, accounts, settings or WebSettings(), plain=False)
-    app.add_routes([*pages.routes(), *api.routes()])
+    app.add_routes([*pages.routes(), *api.routes(), *policy.routes(), *holdings.routes()])
     return app
 
 
 def build_control(console: ConsolePort, accounts: Accounts, settings: WebSettings | None = None) -> web.Application:
     """The application for the control socket: the API; whoever has one of ``settings.uids`` is admin, everyone else nobody."""
     app = _application(console, accounts, settings or WebSettings(uids=frozenset({0, os.getuid()})), plain=True)
-    app.add_routes(api.routes())
+    app.add_routes([*api.routes(), *policy.routes(), *holdings.routes()])
     return app
 
 

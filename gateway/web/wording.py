@@ -37,6 +37,13 @@ _QUANTITIES = {
     "MDC_TEMP_BODY": "Temperature",
     "MDC_PRESS_BLD_NONINV_SYS": "Systolic",
     "MDC_PRESS_BLD_NONINV_DIA": "Diastolic",
+    "MDC_RESP_RATE": "Breathing rate",
+    "MDC_TEMP": "Temperature",
+    "MDC_CONC_AWAY_CO2_ET": "End-tidal CO₂",
+    "MDC_PRESS_BLD_ART_ABP_SYS": "Arterial systolic",
+    "MDC_PRESS_BLD_ART_ABP_DIA": "Arterial diastolic",
+    "MDC_PRESS_BLD_ART_ABP_MEAN": "Arterial mean",
+    "MDC_PRESS_CUFF_SYS": "Cuff systolic",
 }
 _UNITS = {"/min": "/min", "{beats}/min": "bpm", "mL/h": "ml/h", "Cel": "°C", "mm[Hg]": "mmHg", "1": ""}
 

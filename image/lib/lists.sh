@@ -15,6 +15,8 @@ libtss2-tctildr0|libtss2-tctildr0t64
 libtss2-tcti-device0|libtss2-tcti-device0t64
 nftables
 iproute2
+dnsmasq-base
+chrony
 dbus
 systemd
 util-linux
@@ -47,12 +49,14 @@ tpm2-tools
 iputils-ping
 chromium|chromium-browser
 mosquitto
+udhcpc
 mmdebstrap
 systemd-container
 "
 
-# of these, a service of its own that must neither start now nor at the next boot: the bench starts it by hand
-quiet_packages="mosquitto"
+# of these, a service of its own that must neither start now nor at the next boot: the bench starts them by hand, and the
+# appliance has a unit of its own for chronyd
+quiet_packages="mosquitto chrony"
 
 # --- units: name, whether boot starts it, and when it is restarted on an upgrade, in this order ---
 # `never`: loaded once a boot. `unit`: when its own file changed. A part of the code (see `parts`): when that or its file changed.
@@ -66,6 +70,9 @@ wardgate-policy.service    boot   enforcer
 wardgate-confirm.service   asked  enforcer
 wardgate-enforcer.service  boot   enforcer
 wardgate-eventlog.service  boot   unit
+wardgate-network.service   boot   version
+wardgate-dhcp.service      boot   network
+wardgate-ntp.service       boot   network
 wardgate.service           boot   version
 LIST
 }
@@ -74,6 +81,7 @@ LIST
 parts() {
     cat <<'LIST'
 enforcer gateway/__init__.py gateway/enforcer image/wardgate.nft
+network gateway/network
 LIST
 }
 
@@ -85,15 +93,21 @@ systemd/sysusers.conf /etc/sysusers.d/wardgate.conf
 systemd/tmpfiles.conf /etc/tmpfiles.d/wardgate.conf
 systemd/polkit.rules /etc/polkit-1/rules.d/50-wardgate.rules
 systemd/sysctl.conf /etc/sysctl.d/60-wardgate.conf
+systemd/udev.rules /etc/udev/rules.d/90-wardgate.rules
+systemd/networkmanager.conf /etc/NetworkManager/conf.d/90-wardgate.conf
+systemd/networkd.network /etc/systemd/network/05-wardgate.network
 image/wardgate.nft /usr/share/wardgate/wardgate.nft
 LIST
 }
 
 # programs that are linked from /usr/local/bin
-commands="wardgate wardgate-policy"
+commands="wardgate wardgate-policy wardgate-network"
 
 # users and groups that sysusers.conf makes, taken away by --purge (groups of other packages are left)
-own_users="wardgate wardgate-enforcer"
+own_users="wardgate wardgate-enforcer wardgate-dhcp wardgate-ntp"
 
 # folders with configuration, keys and records: --remove keeps them, --purge empties and removes them
-data_folders="/var/lib/wardgate /var/lib/wardgate-policy /etc/wardgate"
+data_folders="/var/lib/wardgate /var/lib/wardgate-policy /var/lib/wardgate-dhcp /var/lib/wardgate-ntp /etc/wardgate"
+
+# what units leave in /run
+run_folders="/run/wardgate /run/wardgate-enforcer /run/wardgate-network"

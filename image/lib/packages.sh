@@ -52,21 +52,23 @@ install_packages() {
     rm -f "$log"
 }
 
-# The bench starts its broker by hand, in a namespace: a package that comes with a service of its own neither starts it now
-# nor at the next boot. Debian's way to say so is policy-rc.d (invoke-rc.d); one that is there already is left alone.
+# A package with a service that is not wanted (quiet_packages) neither starts it now nor at the next boot. Debian's way to say so is
+# policy-rc.d (invoke-rc.d); one that is there already is left alone. On a development machine whose clock another package set (apt
+# replaces it by chrony), chrony's own service takes over instead.
 policy_rc=/usr/sbin/policy-rc.d
 quiet=''
 
 keep_services_quiet() {
-    for name in $quiet_packages; do case " $list " in *" $name "*) quiet="$quiet $name" ;; esac; done
+    for name in $quiet_packages; do
+        case " $list " in *" $name "*) [ "$name" = chrony ] && [ "$mode" = dev ] && sets_the_clock || quiet="$quiet $name" ;; esac
+    done
     [ -n "$quiet" ] && [ ! -e "$policy_rc" ] || return 0
-    {
-        printf '#!/bin/sh\n# wardgate: until image/install --dev has ended\n'
-        for name in $quiet; do printf '[ "$1" = %s ] && exit 101\n' "$name"; done
-        printf 'exit 0\n'
-    } | as_root tee "$policy_rc" >/dev/null
+    printf '#!/bin/sh\n# wardgate: until image/install has ended\ncase " %s " in *" $1 "*) exit 101 ;; esac\nexit 0\n' "$quiet" |
+        as_root tee "$policy_rc" >/dev/null
     as_root chmod 755 "$policy_rc"
 }
+
+sets_the_clock() { installed systemd-timesyncd || installed ntpsec || installed openntpd; }
 
 let_services_be() {
     [ -n "$quiet" ] || return 0
@@ -89,6 +91,7 @@ note_packages() { # note_packages BEFORE ASKED
     after=$(mktemp) was=$(mktemp)
     printf '%s\n' "$1" >"$was"
     dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | LC_ALL=C sort -u >"$after"
+    LC_ALL=C comm -23 "$was" "$after" >>"$ledger/replaced"
     LC_ALL=C comm -13 "$was" "$after" | cat - "$ledger/came" 2>/dev/null | LC_ALL=C sort -u >"$ledger/.new" || true
     mv "$ledger/.new" "$ledger/came"
     printf '%s\n' $2 | cat - "$ledger/asked" 2>/dev/null | LC_ALL=C sort -u >"$ledger/.new" || true
@@ -115,4 +118,5 @@ take_packages_away() {
         }
     fi
     rm -rf "$work"
+    [ ! -s "$ledger/replaced" ] || say "apt replaced these packages then: $(tr '\n' ' ' <"$ledger/replaced"); apt-get install brings them back"
 }

@@ -11,8 +11,10 @@ remove() {
     places | while read -r _ place; do rmdir_unowned "$(dirname "$place")"; done
     for wants in "$root"/etc/systemd/system/*.wants; do rmdir_unowned "${wants#"$root"}"; done
     for name in $commands; do rm -f "$root/usr/local/bin/$name"; done
-    rm -rf "$root$opt" "$root/run/wardgate" "$root/run/wardgate-enforcer"
+    rm -rf "$root$opt"
+    for folder in $run_folders; do rm -rf "$root${folder:?}"; done
     ! running_systemd || systemctl daemon-reload
+    give_chrony_back
     [ "$mode" = purge ] ||
         say "removed; configuration is in /etc/wardgate, keys and records are in /var/lib/wardgate and /var/lib/wardgate-policy; the packages it came with stay"
 }

@@ -37,6 +37,14 @@ put_files() {
     in_root systemctl --quiet enable $(units | awk '$2 == "boot" {print $1}')
 }
 
+# wardgate-ntp starts chronyd with a configuration of its own; without Wardgate the clock is chrony's own service's again.
+quiet_chrony() { in_root systemctl --quiet disable chrony.service 2>/dev/null || true; }
+give_chrony_back() {
+    [ -e "$root/lib/systemd/system/chrony.service" ] || return 0
+    in_root systemctl --quiet enable chrony.service 2>/dev/null || true
+    ! running_systemd || systemctl --quiet start chrony.service 2>/dev/null || say "chrony does not start; see 'journalctl -u chrony'"
+}
+
 # --- what changed between two versions ---
 
 site_of() { for path in "$root$versions/$1"/lib/python3*/site-packages; do printf '%s' "$path"; done; }
@@ -81,6 +89,8 @@ settle_units() { # settle_units OLD NEW
     for unit in $changed; do
         case $unit in
             *.socket) ;;
+            # Cards that carry somebody's traffic now are handed over at the next boot, not under their feet: then this only says so.
+            wardgate-network.service) systemctl restart "$unit" || say "the ward's network is not complete: see 'journalctl -u wardgate-network'" ;;
             wardgate.service) [ -z "$daemon_wanted" ] || systemctl restart "$unit" || return 1 ;;
             *) if units | grep -Eq "^$unit +asked"; then systemctl try-restart "$unit"; else systemctl restart "$unit"; fi || return 1 ;;
         esac

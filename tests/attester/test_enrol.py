@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.attester import enrol, state
+from gateway.attester import client_key, enrol, state
 from gateway.attester.attester import Attester, provision, read_eventlog
 from gateway.attester.credential import read_ak
 from gateway.attester.tpm import Tpm
@@ -190,3 +192,52 @@ def test_the_event_log_is_bounded(tmp_path: Path) -> None:
     path.write_bytes(bytes(1024 * 1024 + 1))
     with pytest.raises(UnavailableError, match="larger"):
         read_eventlog(path)
+
+
+@pytest.mark.rig
+async def test_a_tls_client_is_certified_along(attester: Attester, ca: bench.Ca, tmp_path: Path) -> None:
+    """Twice: the second time is a renewal, and until its certificate has come the first key stays."""
+    key, certificate, keys = tmp_path / "up.key", tmp_path / "up.pem", []
+    for _ in range(2):
+        before = key.read_bytes() if key.exists() else b""
+        asked = attester.make_request(client_key.make_request(key, "gw-1"))
+        assert asked.client_request == enrol.Request.from_json(asked.to_json()).client_request
+        assert (key.read_bytes() if key.exists() else b"") == before
+        done = await attester.accept_answer(ca.answer(asked))
+        client_key.accept(key, certificate, done.client, "gw-1")
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert not key.with_name("up.key.next").exists()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
+        (mine,) = x509.load_pem_x509_certificates(certificate.read_bytes())
+        mine.verify_directly_issued_by(ca.certificate)
+        keys.append(mine.public_key())
+        client_key.accept(key, certificate, done.client, "gw-1")  # the same answer again, as after a crash
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.rig
+async def test_a_client_certificate_for_another_is_refused_and_changes_nothing(
+    attester: Attester, ca: bench.Ca, tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "up.key", tmp_path / "up.pem"
+    done = await attester.accept_answer(ca.answer(attester.make_request(client_key.make_request(tmp_path / "other.key", "gw-1"))))
+    client_key.make_request(key, "gw-1")
+    with pytest.raises(InputError, match="another client key"):
+        client_key.accept(key, certificate, done.client, "gw-1")
+    with pytest.raises(InputError, match="another client key or another gateway"):
+        client_key.accept(tmp_path / "other.key", certificate, done.client, "gw-2")
+    with pytest.raises(InputError, match="certified no client key"):
+        client_key.accept(key, certificate, (), "gw-1")
+    server = bench.issued(ca.certificate, done.client[0].public_key(), "gw-1", ExtendedKeyUsageOID.SERVER_AUTH, 1)
+    with pytest.raises(InputError, match="not for a TLS client"):
+        client_key.accept(tmp_path / "other.key", certificate, [server.sign(ca._key, hashes.SHA256())], "gw-1")
+    assert not certificate.exists()
+    assert not key.exists()
+
+
+@pytest.mark.rig
+async def test_a_client_request_that_its_key_did_not_sign_is_refused(attester: Attester, ca: bench.Ca, tmp_path: Path) -> None:
+    honest = client_key.make_request(tmp_path / "up.key", "gw-1")
+    for bad in (b"noise", honest[:-1] + bytes([honest[-1] ^ 1]), honest[:-8]):
+        with pytest.raises(EvidenceError, match="client's request"):
+            ca.answer(attester.make_request(bad))

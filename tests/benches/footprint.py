@@ -64,7 +64,7 @@ class Fifty(Bench):
 
     def _equipment(self) -> tuple[str, str]:
         spaces = ",".join(f"{self.prefix}{p.name}" for p in self.places)
-        self._spawn("fleet", "tests.benches.fleet", "--namespaces", spaces, "--endorsements", str(self.state / "fleet.json"))
+        self._spawn("fleet", "hil.fleet", "--namespaces", spaces, "--endorsements", str(self.state / "fleet.json"))
         return "fifty devices", ""
 
     def _stored(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from gateway.model.instant import Instant
 from gateway.model.observation import Reading
 from gateway.model.outbox import DeadLetter, OutboxView
 from gateway.model.view import DeviceView, EventView, FunctionView, GatewayView, Outcome, PartView, User, WardView
+from tests.fakes.policy import FakeHoldings, FakePolicy
 
 PASSWORD = "a sentence to remember"
 CLAIM = "ABCD-EFGH"
@@ -35,6 +36,7 @@ class FakeConsole:
     def __init__(self) -> None:
         self.commands: list[OperatorCommand] = []
         self.password = PASSWORD
+        self.policy, self.holdings = FakePolicy(PASSWORD), FakeHoldings()
         self._listeners: list[Callable[[], None]] = []
         self._lease_ends: dict[str, int] = {}
         self._certificate_ends: dict[str, int] = {}

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from gateway.driver import Epochs, Kept
 from gateway.epochs import EpochChain
-from gateway.errors import UnavailableError
+from gateway.errors import RefusedError, UnavailableError
 from gateway.model.decision import Lease
 from gateway.model.event import Event
 from gateway.model.instant import Instant, TimeQuality
@@ -92,7 +92,9 @@ class FakeOutbox:
 
 
 class FakeJournal:
-    """Messages kept in memory, in order, the same key of a route once. ``full`` refuses promises as a full disk does.
+    """Messages kept in memory, in order, the same key of a route once, one name (its first half) for one content.
+
+    ``full`` refuses promises as a full disk does.
 
     ``held`` keeps a promise from being fulfilled until a test lets it: what is not durable must not be acknowledged.
     """
@@ -112,7 +114,10 @@ class FakeJournal:
             if self.full:
                 done.set_exception(UnavailableError("the disk is full", "make room"))
                 return
-            known = next((r for r in self.rows if (r["route"], r["key"]) == (route, key)), None)
+            known = next((r for r in self.rows if (r["route"], r["key"][:8]) == (route, key[:8])), None)
+            if known is not None and known["key"] != key:
+                done.set_exception(RefusedError("its control id is another message's", "give each one its own"))
+                return
             if known is None:
                 known = {"id": len(self.rows) + 1, "route": route, "key": key, "body": body, "answer": answer, "at": received}
                 self.rows.append(known | {"state": "waiting"})
@@ -155,6 +160,12 @@ class FakeContext:
         self.grants: dict[str, FakeGrant] = {}
         self.tls_contexts: dict[str, ssl.SSLContext] = {}
         self._arrived = asyncio.Event()
+        self.engine_decides = asyncio.Event()
+        self.engine_decides.set()
+
+    async def decided(self) -> None:
+        """At once, unless a test holds the engine up (``engine_decides.clear()``)."""
+        await self.engine_decides.wait()
 
     async def emit(self, event: Event) -> None:
         """Keep an event and wake waiters."""

@@ -17,7 +17,7 @@ import pytest
 from hil import scenarios
 from hil.bench import BIN, PASSWORD, TOP, Bench
 from hil.scenarios import SCENARIOS, Story, at_level, flows, play, trusted
-from hil.stories_hl7 import hostile_hl7, receiver_away, tampered_monitor
+from hil.stories_hl7 import hostile_hl7, kept_aside, monitor_readings, receiver_away, tampered_monitor
 
 pytestmark = pytest.mark.rig
 
@@ -66,7 +66,7 @@ def test_scenario(bench: Bench, name: str) -> None:
     assert result.ok, result.detail
 
 
-@pytest.mark.parametrize("story", [tampered_monitor, receiver_away, hostile_hl7])
+@pytest.mark.parametrize("story", [monitor_readings, tampered_monitor, receiver_away, kept_aside, hostile_hl7])
 def test_the_monitor_and_its_receiver(bench: Bench, story: Story) -> None:
     trusted(bench)
     figures, detail = story(bench)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import UnavailableError
+from gateway.errors import InputError, RefusedError, UnavailableError
 from gateway.model.instant import Instant, TimeQuality
 from gateway.store.database import Database
-from gateway.store.journal import Journal, JournalBounds
+from gateway.store.journal import REUSED_S, Journal, JournalBounds
 
 AT = Instant("boot-1", 5, 7, TimeQuality.RTC)
 
 
-def key(n: int) -> bytes:
-    return n.to_bytes(16, "big") * 2
+def key(n: int, content: int = 0) -> bytes:
+    return n.to_bytes(8, "big") + content.to_bytes(8, "big")
 
 
 async def opened(path: Path, bounds: JournalBounds | None = None) -> tuple[Database, Journal]:
@@ -72,9 +72,9 @@ async def test_settled_is_out_of_the_way_and_its_answer_stays(tmp_path: Path) ->
 
 
 async def test_too_much_waits_and_nothing_is_dropped(tmp_path: Path) -> None:
-    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(bytes=2000))
+    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(route_bytes=2000))
     assert await journal.keep("r", key(1), b"x" * 1500, b"a", AT) == b"a"
-    with pytest.raises(UnavailableError, match="too many messages wait"):
+    with pytest.raises(UnavailableError, match="too many messages of this route wait"):
         await journal.keep("r", key(2), b"x" * 1500, b"a", AT)
     assert await journal.keep("r", key(1), b"x" * 1500, b"b", AT) == b"a"  # a resend is known all the same
     taken = await journal.take("r", 0, 10)
@@ -97,6 +97,87 @@ async def test_old_answers_are_forgotten_and_what_waits_is_not(tmp_path: Path, m
     counts = await journal.counts()
     assert counts.waiting == 5 and counts.aside == 2 and counts.delivered <= 5
     assert (await journal.take("r", 0, 1))[0].id == 1
+    await closed(database, journal)
+
+
+async def test_one_name_for_two_messages_is_refused_while_they_could_be_confused(tmp_path: Path) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite")
+    first = journal.keep("r", key(1, 1), b"one", b"answer", AT)
+    with pytest.raises(RefusedError, match="control id"):  # in the same commit
+        await journal.keep("r", key(1, 2), b"two", b"other", AT)
+    assert await first == b"answer"
+    assert await journal.keep("s", key(1, 2), b"two", b"other", AT) == b"other"
+    long_after = Instant("boot-1", round((REUSED_S + 1) * 1e9), 7, TimeQuality.RTC)
+    with pytest.raises(RefusedError):  # it still waits
+        await journal.keep("r", key(1, 2), b"two", b"other", long_after)
+    journal.settle((await journal.take("r", 0, 1))[0].id)
+    await journal.keep("r", key(5), b"five", b"", AT)
+    with pytest.raises(RefusedError):  # it was a short time ago
+        await journal.keep("r", key(1, 2), b"two", b"other", Instant("boot-1", 99, 7, TimeQuality.RTC))
+    assert await journal.keep("r", key(1, 1), b"one", b"x", AT) == b"answer"
+    assert await journal.keep("r", key(1, 2), b"two", b"other", long_after) == b"other"  # it counts anew
+    assert [k.body for k in await journal.take("r", 0, 9)] == [b"five", b"two"]
+    await closed(database, journal)
+
+
+async def test_a_receiver_that_is_gone_takes_no_room_from_another(tmp_path: Path) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(bytes=8000))
+    for name in ("a/r", "b/r"):
+        assert not await journal.take(name, 0, 1)
+    kept = [journal.keep("a/r", key(i), b"x" * 800, b"a", AT) for i in range(9)]
+    refused = [isinstance(e, UnavailableError) for e in await asyncio.gather(*kept, return_exceptions=True)]
+    assert refused == [False] * 4 + [True] * 5  # half of the whole
+    for i in range(4):
+        assert await journal.keep("b/r", key(i), b"x" * 800, b"a", AT) == b"a"
+    routes, _ = await journal.look(AT)
+    assert [(r.route, r.device_id, r.waiting, r.bytes, r.room, r.refused) for r in routes] == [
+        ("a/r", "a", 4, 4000, 4000, 5), ("b/r", "b", 4, 4000, 4000, 0),
+    ]  # fmt: skip
+    await closed(database, journal)
+
+
+async def test_kept_aside_listed_sent_again_or_discarded(tmp_path: Path) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite")
+    for i in range(4):
+        await journal.keep("m-1/r", key(i), b"body %d" % i, b"answer %d" % i, AT)
+    ids = [k.id for k in await journal.take("m-1/r", 0, 10)]
+    for i in ids[:3]:
+        journal.settle(i, f"refused {i}")
+    await journal.keep("m-1/r", key(9), b"b", b"", AT)
+    for _ in range(2):
+        routes, aside = await journal.look(Instant("boot-1", 5 + 10**9, 7, TimeQuality.RTC))
+        assert [(m.id, m.route, m.device_id, m.reason, m.bytes) for m in aside] == [
+            (i, "m-1/r", "m-1", f"refused {i}", 6) for i in (ids[2], ids[1], ids[0])
+        ]
+        assert (routes[0].waiting, routes[0].aside, routes[0].oldest_s) == (2, 3, 1.0)
+        await closed(database, journal)
+        database, journal = await opened(tmp_path / "w.sqlite")
+    assert await journal.retry(ids[0]) == "m-1/r"
+    assert await journal.discard(ids[1], "printed and signed") == "m-1/r"
+    for gone in (ids[0], ids[1], ids[3], 999):
+        for act in (journal.retry(gone), journal.discard(gone, "x")):
+            with pytest.raises(InputError, match="kept aside"):
+                await act
+    assert [k.body for k in await journal.take("m-1/r", ids[3], 9)] == [b"b", b"body 0"]  # behind the others
+    assert await journal.keep("m-1/r", key(0), b"body 0", b"new", AT) == b"answer 0"  # still the same message
+    assert [m.id for m in (await journal.look(AT))[1]] == [ids[2]]
+    row = await database.run(lambda db: db.execute("SELECT body, reason FROM journal WHERE id = ?", (ids[1],)).fetchone())
+    assert row == (None, "discarded: printed and signed")
+    await closed(database, journal)
+
+
+async def test_what_is_too_much_to_keep_aside_is_forgotten_and_counted(tmp_path: Path) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(aside=3))
+    for i in range(6):
+        await journal.keep("r", key(i), b"body", b"answer", AT)
+        journal.settle((await journal.take("r", 0, 1))[0].id, f"refused {i}")
+        await journal.keep("s", key(i), b"body", b"answer", AT)
+    for _ in range(2):
+        routes, aside = await journal.look(AT)
+        assert [m.reason for m in aside] == ["refused 5", "refused 4", "refused 3"]
+        assert [(r.route, r.aside, r.forgotten, r.waiting) for r in routes] == [("r", 3, 3, 0), ("s", 0, 0, 6)]
+        await closed(database, journal)
+        database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(aside=3))
     await closed(database, journal)
 
 
@@ -169,7 +250,7 @@ async def main():
     async def one(route):
         n = 0
         while True:
-            key = n.to_bytes(16, "big") * 2
+            key = n.to_bytes(8, "big") * 2
             await journal.keep(route, key, b"%s %d" % (route.encode(), n), b"a", Instant("b", n, n))
             sys.stdout.write(f"{route} {n}\\n")
             sys.stdout.flush()

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from drivers.ble import readings
+from drivers import delivery
 from drivers.ble.heart_rate import MEASUREMENT_UUID
-from drivers.ble.readings import MAX_WAITING, Readings
+from drivers.ble.readings import Readings
+from drivers.delivery import MAX_WAITING
 from gateway.model.event import Behaviour
 from gateway.model.level import TrustLevel
 from tests.fakes.context import FakeContext, until
@@ -36,8 +37,8 @@ def take(r: Readings, context: FakeContext, data: str, level: TrustLevel | None 
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> FakeContext:
     """Quick."""
-    monkeypatch.setattr(readings, "GATHER_S", 0.01)
-    monkeypatch.setattr(readings, "RETRY_S", 0.02)
+    monkeypatch.setattr(delivery, "GATHER_S", 0.01)
+    monkeypatch.setattr(delivery, "RETRY_S", 0.02)
     return FakeContext("readings")
 
 
@@ -71,7 +72,7 @@ async def test_a_full_disk_delays_and_then_drops_the_oldest(context: FakeContext
 
 
 async def test_what_is_left_is_handed_over_at_the_end(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "GATHER_S", 60.0)
+    monkeypatch.setattr(delivery, "GATHER_S", 60.0)
     r = Readings(context, "patch-1")
     async with delivering(r):
         take(r, context, "0648")

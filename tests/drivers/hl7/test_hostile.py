@@ -79,7 +79,7 @@ async def test_many_connections_of_one_device_are_bounded(monkeypatch: pytest.Mo
         for s in kept:
             assert b"|AA|" in await s.ask(oru())
         kept[0].writer.close()
-        await until(lambda: len(b.driver._links["monitor-1"].connections) == 2, "one is gone")
+        await until(lambda: len(b.driver._roster.links["monitor-1"].connections) == 2, "one is gone")
         assert b"|AA|" in await (await b.dial()).ask(oru())
 
 
@@ -125,7 +125,7 @@ async def test_a_device_that_leaves_before_the_receiver_answers_harms_nobody() -
         s.writer.transport.abort()
         b.receiver.answer = b.receiver.accept
         assert b"|AA|" in await (await b.dial(LIVE, 2)).ask(oru(b"M2"))
-        await until(lambda: not b.driver._links["monitor-1"].connections, "let go")
+        await until(lambda: not b.driver._roster.links["monitor-1"].connections, "let go")
 
 
 async def test_settings_and_ports() -> None:
@@ -166,7 +166,7 @@ async def test_long_messages_wait_in_the_socket_and_not_in_memory() -> None:
         s.send(*long)
         await until(lambda: len(b.receiver.messages) == 2, "the first is with the receiver")
         await asyncio.sleep(0.3)
-        link = next(iter(b.driver._links["monitor-1"].connections))
+        link = next(iter(b.driver._roster.links["monitor-1"].connections))
         assert link._queued < 1_000_000 and link._paused  # type: ignore[attr-defined]
         b.receiver.answer = b.receiver.accept
         next(iter(b.receiver._writers)).write(mllp.encode(b.receiver.accept(long[0]) or b""))

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from drivers.hl7.ack import Verdict, acknowledge, is_ack, is_due, read_ack
 from drivers.hl7.fingerprint import MAX_VALUE, encode_fingerprint, identity
-from drivers.hl7.message import CODECS, parse, parse_header
-from drivers.hl7.route import duplicate_key
+from drivers.hl7.message import CODECS, key_of, parse, parse_header
 from drivers.hl7.rules import Filter
 from gateway.errors import MalformedError
 from gateway.model.level import TrustLevel
@@ -203,9 +202,9 @@ def test_a_flood_of_identifiers_is_told_by_its_hash() -> None:
 
 def test_a_resend_is_the_same_and_a_reused_number_is_not() -> None:
     first = parse(oru())
-    assert duplicate_key(first) == duplicate_key(parse(oru().replace(b"20261124053000+0000", b"20261124053009+0000", 1)))
+    assert key_of(first) == key_of(parse(oru().replace(b"20261124053000+0000", b"20261124053009+0000", 1)))
     others = [oru(b"M2"), oru(observations=3), oru().replace(b"|WARD3|", b"|WARD4|"), oru().replace(b"BEDMON", b"BEDMOM", 1)]
-    assert len({duplicate_key(parse(m)) for m in (oru(), *others)}) == 5
+    assert len({key_of(parse(m)) for m in (oru(), *others)}) == 5
 
 
 def test_the_benchs_monitor_sends_ten_observations() -> None:

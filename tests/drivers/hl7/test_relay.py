@@ -297,9 +297,11 @@ async def test_a_duplicate_gets_the_stored_answer_and_is_delivered_once() -> Non
         s2 = await b.dial(RESULTS)
         assert await s2.ask(oru()) == first
         await until(lambda: b.receiver.messages == [oru()], "delivered once")
-        reused = oru(observations=3)
-        assert await s.ask(reused) != first  # the same number for something else is something else
-        await until(lambda: b.receiver.messages == [oru(), reused], "delivered too")
+        with nothing_relayed(b):
+            refused = await s.ask(oru(observations=3))
+        assert b"\rMSA|AE|M1|" in refused and b"\rERR|||205|E" in refused
+        assert (await b.context.wait(Behaviour)).code == "reused-control-id"
+        assert b"|AA|M2" in await s.ask(oru(b"M2", observations=3))
 
 
 async def test_the_receiver_goes_and_comes_back_and_the_order_is_kept() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from drivers.hl7.ack import Verdict, acknowledge
 from drivers.hl7.driver import Hl7Driver
 from drivers.hl7.message import parse
 from gateway.driver import Assignment
+from gateway.errors import MalformedError
 from gateway.model.device import Binding, Bus, Device, DeviceState
 from gateway.model.event import EvidenceArrived, LinkChanged
 from gateway.model.evidence import EvidenceClass, MediaType
@@ -24,8 +26,8 @@ from gateway.model.level import TrustLevel
 from gateway.model.profile import Acknowledge, Flow, Function, Hl7Rule, OnLoss, Profile, Protocol, Target
 from tests.fakes.context import FakeContext, until
 
-RECEIVER = "127.0.9.1"
-LIVE, RESULTS = 2575, 2576
+RECEIVER, HOSPITAL = "127.0.9.1", "127.0.8.1"
+LIVE, RESULTS, SETTINGS, ORDERS = 2575, 2576, 2577, 2578  # the last two toward the device, end to end and stored
 ADDRESS = "127.0.1.1"
 NONCE = bytes(range(32))
 EUI = b"^^0257470000000012^EUI-64"
@@ -52,12 +54,22 @@ def profile(*, application: str = "BEDMON") -> Profile:
     )
     live = Flow(RECEIVER, Protocol.TCP, LIVE, from_device=True, via=True)
     results = Flow(RECEIVER, Protocol.TCP, RESULTS, from_device=True, via=True)
+    orders = (Hl7Rule("HIS", "HOSP", "ORM^O01", TrustLevel.STANDARD),)
+    settings, stored = (Flow(HOSPITAL, Protocol.TCP, port, from_device=False, via=True) for port in (SETTINGS, ORDERS))
     functions = (
+        Function("settings", TrustLevel.STANDARD, OnLoss.CUT, (settings,), orders, (), Acknowledge.END_TO_END),
+        Function("orders", TrustLevel.STANDARD, OnLoss.CUT, (stored,), orders, (), Acknowledge.STORED, 60.0),
         Function("live", TrustLevel.STANDARD, OnLoss.CUT, (live,), rules, (), Acknowledge.END_TO_END),
         Function("results", TrustLevel.STANDARD, OnLoss.CUT, (results,), rules, (), Acknowledge.STORED, 60.0),
     )
     target = Target("identity", MediaType.HL7.value, EvidenceClass.FINGERPRINT)
     return Profile("monitor", "Monitor", Bus.HL7, "IIb", functions, (target,))
+
+
+def order(control_id: bytes = b"O1") -> bytes:
+    """What a hospital system tells a device to do."""
+    head = b"MSH|^~\\&|HIS|HOSP|BEDMON|WARD3|20261124053000+0000||ORM^O01^ORM_O01|" + control_id + b"|P|2.6"
+    return head + b"\rPID|1||100012^^^HOSP^MR||DOE^JANE\rORC|NW|1\rOBR|1|1||settings\r"
 
 
 def device(number: int = 1, state: DeviceState = DeviceState.ENFORCED) -> Device:
@@ -76,6 +88,7 @@ class Receiver:
         self.connections = 0
         self.answer: Callable[[bytes], bytes | None] = self.accept
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -85,7 +98,7 @@ class Receiver:
 
     async def start(self) -> None:
         """Listen; on the same port again after ``stop``."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -101,7 +114,7 @@ class Receiver:
         self.connections += 1
         self._writers.add(writer)
         decoder = mllp.Decoder()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, MalformedError):
             while data := await reader.read(65536):
                 for raw in decoder.feed(data):
                     self.messages.append(raw)
@@ -152,16 +165,16 @@ class Bench:
     """A driver under test, its receiver and its context."""
 
     def __init__(self, **settings: Any) -> None:
-        self.context, self.receiver = FakeContext("hl7"), Receiver()
+        self.context, self.receiver, self.toward = FakeContext("hl7"), Receiver(), Receiver()  # the last one: the device itself
         self.profile = profile()
-        self._settings = {"answer_s": 1.0, "hold_s": 1.0, "linger_s": 0.2, "attest_s": 2.0} | settings
-        self._route: dict[tuple[str, int], int] = {}
+        self._settings = {"answer_s": 1.0, "hold_s": 1.0, "linger_s": 0.2, "attest_s": 2.0, "again_s": 0.05, "tries": 5} | settings
+        self._route: dict[tuple[str, int], tuple[str, int]] = {}
         self.driver: Hl7Driver
         self.attests = True
         self._writers: list[asyncio.StreamWriter] = []
 
     def _destination(self, sock: Any) -> tuple[str, int]:
-        return RECEIVER, self._route[sock.getpeername()[:2]]
+        return self._route[sock.getpeername()[:2]]
 
     def assign(self, *devices: Device) -> None:
         """Serve these."""
@@ -171,14 +184,16 @@ class Bench:
         """Give a monitor a level."""
         self.context.grant(f"monitor-{number}").set(TrustLevel(level), self.profile.rules, seconds)
 
-    async def dial(self, port: int = LIVE, number: int = 1) -> Sender:
-        """A connection of monitor ``number`` toward the receiver's ``port``."""
+    async def dial(self, port: int = LIVE, number: int = 1, tls: ssl.SSLContext | None = None) -> Sender:
+        """A connection of monitor ``number`` toward the receiver's ``port``, or of the hospital toward the monitor's."""
+        mine = f"127.0.1.{number}"
+        source, target = (HOSPITAL, mine) if port in (SETTINGS, ORDERS) else (mine, RECEIVER)
         s = socket.socket()
-        s.bind((f"127.0.1.{number}", 0))
+        s.bind((source, 0))
         s.setblocking(False)
-        self._route[s.getsockname()[:2]] = port
+        self._route[s.getsockname()[:2]] = target, port
         await asyncio.get_running_loop().sock_connect(s, ("127.0.0.1", self.driver.port))
-        reader, writer = await asyncio.open_connection(sock=s)
+        reader, writer = await asyncio.open_connection(sock=s, ssl=tls, server_hostname="wardgate" if tls else None)
         self._writers.append(writer)
         return Sender(reader, writer)
 
@@ -203,8 +218,9 @@ class Bench:
     async def running(self, *devices: Device) -> AsyncIterator[Bench]:
         """Receiver and driver, serving ``devices`` (monitor-1 if none are named)."""
         await self.receiver.start()
-        endpoint = ["127.0.0.1", self.receiver.port]
-        settings = {"listen_port": 0, "listen": ["0.0.0.0"], "upstream": {RECEIVER: endpoint}, **self._settings}
+        await self.toward.start()
+        upstream = {RECEIVER: ["127.0.0.1", self.receiver.port], ADDRESS: ["127.0.0.1", self.toward.port]}
+        settings = {"listen_port": 0, "listen": ["0.0.0.0"], "upstream": upstream, **self._settings}
         self.driver = Hl7Driver(self.context, settings, self._destination)
         self.assign(*(devices or (device(),)))
         tasks = [asyncio.create_task(self.driver.run()), asyncio.create_task(self._attest_when_asked())]
@@ -218,11 +234,12 @@ class Bench:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.receiver.stop()
+            await self.toward.stop()
 
 
 @contextmanager
 def nothing_relayed(bench: Bench) -> Iterator[None]:
     """No byte may reach the receiver meanwhile."""
-    before = len(bench.receiver.messages)
+    before = len(bench.receiver.messages), len(bench.toward.messages)
     yield
-    assert bench.receiver.messages[before:] == []
+    assert (bench.receiver.messages[before[0] :], bench.toward.messages[before[1] :]) == ([], [])

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from drivers.modbus.driver import ModbusDriver, channel_of
+from drivers.equipment import channel_of
+from drivers.modbus.driver import ModbusDriver
 from drivers.modbus.mbap import Frame
 from drivers.redirect import original_destination
 from drivers.report import Reporter

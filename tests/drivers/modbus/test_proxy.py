@@ -237,6 +237,25 @@ async def test_no_client_before_this_connections_fingerprint(pump: PumpProcess) 
         assert [e.evidence.media_type for e in events] == [MediaType.MODBUS, MediaType.PSA]
 
 
+async def test_no_client_before_this_connections_evidence_was_decided_on(pump: PumpProcess) -> None:
+    """A device that was changed while its cable was out: what it said is collected, and its lease is from before."""
+    async with running(("127.0.0.1", pump.port), assignment(FINGERPRINT)) as bench:
+        bench.grant(3)
+        await bench.context.wait(LinkChanged, lambda e: e.up)
+        bench.context.engine_decides.clear()
+        wire = await bench.connect()
+        asked, attested = asyncio.create_task(wire.ask(START)), asyncio.create_task(bench.attest())
+        await bench.context.wait(EvidenceArrived)
+        before = pump.ask("state")["requests"]
+        await asyncio.sleep(0.1)
+        assert not asked.done() and not attested.done()
+        bench.grant(0)  # the decision
+        bench.context.engine_decides.set()
+        assert (await asked).hex() == "8602"
+        await attested
+        assert pump.ask("state")["requests"] == before
+
+
 async def test_waiting_for_a_fingerprint_is_bounded(pump: PumpProcess) -> None:
     async with running(("127.0.0.1", pump.port), assignment(FINGERPRINT), {"wait_s": 0.3}) as bench:
         bench.grant(2)

@@ -1,0 +1,89 @@
+"""One device's readings: taken from messages that were accepted, decoded when there is time, and delivered.
+
+Relaying comes first: a message is only put aside here, and its readings follow at a rate that a ward can store. What is too
+much is dropped, oldest first, and counted; the messages themselves have passed. Refuses to know connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from drivers.delivery import Delivery
+from drivers.hl7.message import Message, key_of
+from drivers.hl7.observations import decode
+from gateway.driver import Context
+from gateway.errors import MalformedError
+from gateway.model.event import Behaviour
+from gateway.model.instant import Instant
+from gateway.model.level import TrustLevel
+
+MAX_MESSAGES = 64  # that wait to be decoded; a monitor sends one a second
+MAX_BYTES = 512 * 1024  # of those
+PER_S = 200.0  # readings of one device that are decoded in a second: a monitor with every module has fewer
+BURST = 1_000.0  # and at once: a message with all its readings, after a minute of silence
+_TURN_S = 0.1
+_REMEMBERED = 256  # messages that are known when they come again: their readings are not counted twice
+
+
+_Taken = tuple[Message, TrustLevel, Instant, Instant | None]  # level and time of its receipt, and since when there is evidence
+
+
+class Readings(Delivery):
+    """``take`` messages; ``read`` and ``deliver`` run as long as the device is served."""
+
+    def __init__(self, context: Context, device_id: str) -> None:
+        super().__init__(context, device_id)
+        self._messages: deque[_Taken] = deque()
+        self._bytes = 0
+        self._any = asyncio.Event()
+        self._seen: deque[bytes] = deque(maxlen=_REMEMBERED)
+        self._may = BURST
+        self.passed_over = 0  # messages whose readings were dropped, until it is told
+
+    def take(self, message: Message, level: TrustLevel, received: Instant, trusted_since: Instant | None) -> None:
+        """A message of the device was accepted, at this level."""
+        self._messages.append((message, level, received, trusted_since))
+        self._bytes += len(message.raw)
+        while len(self._messages) > MAX_MESSAGES or (self._bytes > MAX_BYTES and len(self._messages) > 1):
+            self._bytes -= len(self._messages.popleft()[0].raw)
+            self.passed_over += 1
+        self._any.set()
+
+    async def read(self) -> None:
+        """Decode what was taken, until cancelled."""
+        loop = asyncio.get_running_loop()
+        last_s = told_s = loop.time()
+        while True:
+            await self._any.wait()
+            await asyncio.sleep(_TURN_S)
+            now_s = loop.time()
+            self._may, last_s = min(BURST, self._may + (now_s - last_s) * PER_S), now_s
+            while self._messages and self._may > 0:
+                taken = self._messages.popleft()
+                self._bytes -= len(taken[0].raw)
+                self._may -= self._decode(taken)
+            if not self._messages:
+                self._any.clear()
+            if self.passed_over and now_s - told_s >= 1.0:
+                told_s = now_s
+                await self._tell_passed_over()
+
+    def _decode(self, taken: _Taken) -> int:
+        """Returns how many readings it was."""
+        message, level, received, trusted_since = taken
+        key = key_of(message)
+        if key in self._seen:
+            return 0
+        self._seen.append(key)
+        found = decode(message, self._device_id, level, received, trusted_since)
+        if found.unknown:
+            what = f"{found.unknown} measurements whose code, unit or form is not known were not read"
+            self.count_malformed(MalformedError(what, "they were relayed as they are"))
+        self.put(found.observations)
+        return len(found.observations)
+
+    async def _tell_passed_over(self) -> None:
+        count, self.passed_over = self.passed_over, 0
+        text = "more readings than can be stored: those of the oldest messages were dropped, the messages themselves were relayed"
+        await self._context.emit(Behaviour(self._device_id, "readings-dropped", text, count))

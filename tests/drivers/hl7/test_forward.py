@@ -1,0 +1,152 @@
+"""Stored messages and what their receiver says of them: again, aside, later; in original and in enhanced mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drivers.hl7 import mllp
+from drivers.hl7.ack import Verdict
+from gateway.model.event import Behaviour, RouteChanged
+from tests.drivers.hl7.ward import RESULTS, Bench, oru
+from tests.fakes.context import until
+
+APPLICATION = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R77|P|2.6|||%b\rMSA|%b|M1\r"
+
+
+def states(b: Bench) -> list[str]:
+    return [r["state"] for r in b.context.journal.rows]
+
+
+def answers(b: Bench, **by_id: Verdict) -> None:
+    """What the receiver says to which message; AA to every other."""
+
+    def answer(raw: bytes) -> bytes | None:
+        return b.receiver.accept(raw, by_id.get(raw.split(b"|")[9].decode(), Verdict.ACCEPT))
+
+    b.receiver.answer = answer
+
+
+@pytest.mark.parametrize(("verdict", "times"), [(Verdict.ERROR, 3), (Verdict.REJECT, 1)])
+async def test_ae_is_tried_again_ar_is_not_and_what_is_refused_is_kept_with_a_name(verdict: Verdict, times: int) -> None:
+    async with Bench(tries=3).running() as b:
+        b.grant(2)
+        answers(b, BAD=verdict)
+        s = await b.dial(RESULTS)
+        await s.ask(oru(b"BAD"))
+        await s.ask(oru(b"OK"))
+        await until(lambda: b.receiver.messages[-1:] == [oru(b"OK")], "the other one arrives")
+        assert b.receiver.messages == [oru(b"BAD")] * times + [oru(b"OK")]
+        code = verdict.value[0].decode()
+        await until(lambda: states(b)[1] == "delivered", "settled")
+        assert states(b)[0] == f"the receiver refused ORU^R01 BAD ({code})"
+        event = await b.context.wait(Behaviour)
+        assert event.code == "refused-by-receiver" and "kept aside" in event.text
+        assert not [w for w in ("DOE", "JANE", "100012") if w in event.text + states(b)[0]]
+
+
+async def test_a_receiver_that_says_ae_for_a_while_gets_everything_in_order() -> None:
+    async with Bench(tries=50).running() as b:
+        b.grant(2)
+        b.receiver.answer = lambda raw: b.receiver.accept(raw, Verdict.ERROR)
+        s = await b.dial(RESULTS)
+        for i in range(3):
+            assert b"|AA|" in await s.ask(oru(b"M%d" % i))
+        await until(lambda: len(b.receiver.messages) > 2, "it says AE")
+        b.receiver.answer = b.receiver.accept
+        await until(lambda: states(b) == ["delivered"] * 3, "delivered")
+        assert [m for m in b.receiver.messages if m != oru(b"M0")] == [oru(b"M1"), oru(b"M2")]
+
+
+async def send_again(b: Bench, row: dict[str, Any]) -> None:
+    """What a person does with a message that is kept aside: it waits again under a new id, behind the others."""
+    b.context.journal.rows.append(row | {"id": len(b.context.journal.rows) + 1, "state": "waiting"})
+
+
+async def test_what_a_person_sends_again_leaves_without_being_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.2)
+    async with Bench().running() as b:
+        b.grant(2)
+        answers(b, M1=Verdict.REJECT)
+        s = await b.dial(RESULTS)
+        await s.ask(oru())
+        await until(lambda: "refused" in states(b)[0], "kept aside")
+        answers(b)
+        await send_again(b, b.context.journal.rows[0])
+        await until(lambda: states(b)[1] == "delivered", "delivered")
+
+
+async def test_a_commit_is_not_the_end_where_an_application_acknowledgement_follows() -> None:
+    for code, state in ((b"AA", "delivered"), (b"AE", "the receiver refused ORU^R01 M1 (AE)"), (b"AR", "(AR)")):
+        async with Bench().running() as b:
+            b.grant(2)
+            s = await b.dial(RESULTS)
+            assert b"|CA|M1" in await s.ask(oru(msh=b"|||AL|AL"))
+            await until(lambda: b.receiver.answers, "committed")
+            assert b"|CA|M1" in b.receiver.answers[0]
+            assert b"|CA|M2" in await s.ask(oru(b"M2", msh=b"|||AL|NE"))  # it holds up nobody
+            await until(lambda: states(b)[1] == "delivered", "the next one is delivered")
+            assert states(b)[0] == "waiting"
+            writer = next(iter(b.receiver._writers))
+            writer.write(mllp.encode(APPLICATION % (b"AL|NE", code)))
+            await until(lambda b=b, state=state: states(b)[0].endswith(state), state)  # type: ignore[misc]
+            await until(lambda: b"MSA|CA|R77" in b.receiver.messages[-1], "its own commit is given")
+            assert b.receiver.connections == 1
+
+
+async def test_a_commit_without_more_is_delivery_when_the_connection_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.forward._APPLICATION_S", 0.2)
+    monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.1)
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        await s.ask(oru(msh=b"|||AL|AL"))
+        await until(lambda: states(b) == ["delivered"], "nothing came in time")
+        await s.ask(oru(b"M2", msh=b"|||AL|AL"))
+        await until(lambda: len(b.receiver.answers) == 2, "committed")
+        await b.receiver.stop()
+        await until(lambda: states(b) == ["delivered"] * 2, "it is in safe storage")
+
+
+async def test_what_nobody_acknowledges_is_sent_again_when_the_connection_ends_right_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.forward._SENT_S", 0.5)
+    monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.1)
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        s.send(oru(b"N1", msh=b"|||NE|NE"))
+        await until(lambda: b.receiver.messages, "sent")
+        await b.receiver.stop()  # it may have arrived, or not
+        s.send(oru(b"N2", msh=b"|||NE|NE"))
+        await until(lambda: len(states(b)) == 2, "stored")
+        await b.receiver.start()
+        await until(lambda: states(b) == ["delivered"] * 2, "settled")
+        assert [m.split(b"|")[9] for m in b.receiver.messages] in ([b"N1", b"N1", b"N2"], [b"N1", b"N2", b"N1", b"N2"])
+
+
+async def test_an_error_alone_is_heard_of_where_only_errors_are_acknowledged() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        answers(b, M1=Verdict.REJECT)
+        s = await b.dial(RESULTS)
+        s.send(oru(msh=b"|||ER|NE"))
+        await until(lambda: states(b)[:1] == ["the receiver refused ORU^R01 M1 (CR)"], "kept aside")
+
+
+async def test_a_receiver_that_is_gone_rings_after_a_while_and_no_longer_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.route.PATIENCE_S", 0.5)
+    async with Bench().running() as b:
+        b.grant(2)
+        await b.receiver.stop()
+        s, live = await b.dial(RESULTS), await b.dial()
+        await s.ask(oru())
+        assert b"|AE|" in await live.ask(oru(b"L1"))
+        assert b.context.of(RouteChanged) == []  # a moment is no alarm
+        rung = {(await b.context.wait(RouteChanged, lambda e, n=n: e.function == n)).up for n in ("results", "live")}  # type: ignore[misc]
+        assert rung == {False}
+        await b.receiver.start()
+        assert b"|AA|" in await live.ask(oru(b"L2"))
+        for name in ("results", "live"):
+            await b.context.wait(RouteChanged, lambda e, n=name: e.function == n and e.up)  # type: ignore[misc]
+        assert len(b.context.of(RouteChanged)) == 4
