@@ -19,10 +19,10 @@ remove() {
         say "removed; configuration is in /etc/wardgate, keys and records are in /var/lib/wardgate and /var/lib/wardgate-policy; the packages it came with stay"
 }
 
-# A folder that is empty now and belongs to no package was made for us.
+# A folder that is empty now and belongs to no package was made for us, and so was the one above it.
 rmdir_unowned() {
-    [ -d "$root$1" ] && ! in_root dpkg-query -S "$1" >/dev/null 2>&1 || return 0
-    rmdir "$root$1" 2>/dev/null || true
+    [ -d "$root$1" ] && ! in_root dpkg-query -S "$1" >/dev/null 2>&1 && rmdir "$root$1" 2>/dev/null || return 0
+    rmdir_unowned "$(dirname "$1")"
 }
 
 ask_for() { # ask_for WORD: no answer is no

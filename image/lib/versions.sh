@@ -64,7 +64,7 @@ needed_packages() { if [ -n "$unpacked" ] || [ ! -f "$here/pyproject.toml" ]; th
 # A folder without share/complete is the leftover of a run that ended early: it is made anew.
 build_version() {
     running_from_installed && fail "version $1 is not whole; install it again from its source or file"
-    enough_space "$root$opt" "$space_needed_mib"
+    enough_space "$root$versions" "$space_needed_mib"
     mkdir -p "$root$versions"
     rm -rf "$root$versions/${1:?}"
     if ! put_version "$1"; then

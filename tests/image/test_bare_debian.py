@@ -72,6 +72,14 @@ class Appliance:
     def main_pid(self, unit: str) -> int:
         return int(self.machine.run("systemctl", "show", "-p", "MainPID", "--value", unit).stdout)
 
+    def checks(self) -> set[str]:
+        """`wardgate check` finds nothing to mend but the clock; the names of what it looked at."""
+        done = self.machine.run("wardgate", "--json", "check", check=False)
+        rows = json.loads(done.stdout)
+        # A container may not set its host's clock, so chronyd ends at once, and check says so; nothing else may be wrong.
+        assert [r["text"] for r in rows if not r["ok"]] == ["not answering on the ward: ntp (wardgate-ntp)"]
+        return {r["name"] for r in rows}
+
     def tables(self) -> str:
         return self.machine.run("nft", "-a", "-s", "list", "ruleset").stdout
 
@@ -96,7 +104,8 @@ class Appliance:
         for line in (
             "link add ward0 type bridge", "link add p-one type veth peer name far-one", "link set p-one master ward0",
             "link add hosp0 type veth peer name far-hosp", "link add mgmt0 type veth peer name far-mgmt",
-            "link set ward0 up", "link set p-one up", "link set hosp0 up", "link set mgmt0 up", "address add 10.0.0.1/24 dev hosp0",
+            "link set ward0 up", "link set p-one up", "link set hosp0 up", "link set mgmt0 up",
+            "link set far-one up", "link set far-hosp up", "link set far-mgmt up", "address add 10.0.0.1/24 dev hosp0",
         ):  # fmt: skip
             self.machine.run("ip", *line.split())
         self.machine.run("bridge", "link", "set", "dev", "p-one", "isolated", "on")
@@ -158,9 +167,7 @@ class Story:
         self.appliance.wire()
         self.held = self.appliance.handles()
         self.appliance.first_boot()
-        rows = json.loads(self.box.run("wardgate", "--json", "check").stdout)
-        assert [r for r in rows if not r["ok"]] == []
-        assert {"tpm", "enrolment", "enforcer", "wiring"} <= {r["name"] for r in rows}
+        assert {"tpm", "enrolment", "enforcer", "wiring"} <= self.appliance.checks()
 
     def an_upgrade_may_be_killed_anywhere(self) -> None:
         """SIGKILL while it unpacks, while it builds, and in the middle of the switch: what runs is a whole version."""
@@ -174,7 +181,7 @@ class Story:
             self.appliance.install_and_kill(("--from", self.appliance.carry(self.files.second)), reached)
             assert self.appliance.version() in ("7.0.0", "7.0.1")
             assert (opt / "current/share/complete").exists()
-            self.box.run("wardgate", "check")
+            self.appliance.checks()
 
     def upgrades(self) -> None:
         tables, enforcer = self.appliance.tables(), self.appliance.main_pid("wardgate-enforcer")
@@ -196,18 +203,17 @@ class Story:
         assert "7.0.1" in said
         assert "is running again" in said
         assert self.appliance.version() == "7.0.1"
-        self.box.run("wardgate", "check")
+        self.appliance.checks()
         assert self.appliance.tables() == tables
 
     def a_full_disk_changes_nothing(self) -> None:
         """Full before it begins, and full in the middle of it."""
         versions, run = "/opt/wardgate/versions", self.box.run
         file = self.appliance.carry(self.files.broken)
-        run(
-            "sh",
-            "-ec",
-            f"mkdir -p /mnt/disk; mount -t tmpfs -o size=200m disk /mnt/disk && cp -a {versions}/. /mnt/disk && mount --bind /mnt/disk {versions}",
-        )
+        run("mkdir", "-p", "/mnt/disk")
+        run("mount", "-t", "tmpfs", "-o", "size=200m", "disk", "/mnt/disk")
+        run("cp", "-a", f"{versions}/.", "/mnt/disk")
+        run("mount", "--bind", "/mnt/disk", versions)
         said = self.appliance.install("--from", file, fails=True)
         assert "the disk is full" in said
         run("mount", "-o", "remount,size=450m", "/mnt/disk")
@@ -219,12 +225,12 @@ class Story:
         names = {f.split("-")[0] for f in run("ls", versions).stdout.split()}
         assert names == {"7.0.0", "7.0.1", "filler"}
         run("sh", "-ec", f"umount {versions}; umount /mnt/disk; rmdir /mnt/disk")
-        self.box.run("wardgate", "check")
+        self.appliance.checks()
 
     def rolls_back(self) -> None:
         self.appliance.install("--rollback")
         assert self.appliance.version() == "7.0.0"
-        self.box.run("wardgate", "check")
+        self.appliance.checks()
         said = self.appliance.install("--from", self.appliance.carry(self.files.first), "--check")
         assert "is whole: version 7.0.0" in said
 
@@ -239,8 +245,7 @@ class Story:
 
     def comes_back_as_itself(self) -> None:
         self.appliance.install("--from", self.appliance.carry(self.files.second), "--key", self.appliance.carry(self.files.key))
-        rows = json.loads(self.box.run("wardgate", "--json", "check").stdout)
-        assert [r for r in rows if not r["ok"]] == []  # enrolled as it was
+        self.appliance.checks()  # enrolled as it was
 
     def is_purged_keys_first(self) -> None:
         self.box.tpm.kill()
