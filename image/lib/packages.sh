@@ -102,6 +102,14 @@ note_packages() { # note_packages BEFORE ASKED
 # What nothing depends on; a mere recommendation does not hold what was not there before.
 removable() { apt-get -s -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false autoremove 2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p' | LC_ALL=C sort -u; }
 
+purge_packages() {
+    [ $# -gt 0 ] || return 0
+    say "taking away packages that came for it: $*"
+    apt_get purge "$@" >"$work/log" 2>&1 && return
+    tail -n 20 "$work/log" >&2; rm -rf "$work"
+    fail "the packages could not be taken away; mend what apt says above and run this again"
+}
+
 # Exactly the packages that came for Wardgate and that nothing else on this machine needs by now.
 take_packages_away() {
     [ -s "$ledger/came" ] || return 0
@@ -110,13 +118,11 @@ take_packages_away() {
     while read -r name; do if installed "$name"; then apt-mark -qq auto "$name" >/dev/null; fi; done <"$ledger/asked"
     removable >"$work/after"
     LC_ALL=C comm -13 "$work/before" "$work/after" | LC_ALL=C comm -12 - "$ledger/came" >"$work/gone"
-    if [ -s "$work/gone" ]; then
-        say "taking away the packages that came for it: $(tr '\n' ' ' <"$work/gone")"
-        apt_get purge $(cat "$work/gone") >"$work/log" 2>&1 || {
-            tail -n 20 "$work/log" >&2; rm -rf "$work"
-            fail "the packages could not be taken away; mend what apt says above and run this again"
-        }
-    fi
+    purge_packages $(cat "$work/gone")
+    # apt does not let go by itself of a package that calls itself required; one that was not here and that nothing depends on goes too.
+    for name in $(apt-mark showauto | LC_ALL=C sort | LC_ALL=C comm -12 - "$ledger/came" | LC_ALL=C comm -23 - "$work/before"); do
+        [ "$(apt-get -s purge "$name" 2>/dev/null | sed -n 's/^Purg \([^ ]*\).*/\1/p')" != "$name" ] || purge_packages "$name"
+    done
     rm -rf "$work"
     [ ! -s "$ledger/replaced" ] || say "apt replaced these packages then: $(tr '\n' ' ' <"$ledger/replaced"); apt-get install brings them back"
 }

@@ -13,7 +13,7 @@ remove() {
     for name in $commands; do rm -f "$root/usr/local/bin/$name"; done
     rm -rf "$root$opt"
     for folder in $run_folders; do rm -rf "$root${folder:?}"; done
-    ! running_systemd || systemctl daemon-reload
+    ! running_systemd || { systemctl daemon-reload; systemctl --quiet reset-failed 'wardgate*' 2>/dev/null || true; }
     give_chrony_back
     [ "$mode" = purge ] ||
         say "removed; configuration is in /etc/wardgate, keys and records are in /var/lib/wardgate and /var/lib/wardgate-policy; the packages it came with stay"
