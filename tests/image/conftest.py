@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,33 +58,47 @@ def pack(tree: Path, *options: str, built: int = 1_700_000_000) -> subprocess.Co
     )
 
 
-@pytest.fixture(scope="session")
-def bookworm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bare Debian 12 as an archive."""
-    archive = tmp_path_factory.mktemp("bare") / f"{SUITE}.tar"
-    bare_root(SUITE, archive)
-    return archive
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Made by image/pack, as a person makes them."""
-    folder = tmp_path_factory.mktemp("pack")
-    key, made = folder / "key.pem", []
+def _make(folder: Path) -> Files:
+    """Made by image/pack, as a person makes them; the first fetches what the others take too."""
+    key = folder / "key.pem"
+    assert pack(ROOT, "--new-key", str(key)).returncode == 0
     trees = [copy_tree(folder / name) for name in ("first", "second", "broken")]
     version(trees[0], "7.0.0")
     version(trees[1], "7.0.1")
     change(trees[1], "gateway/status.py", r"\A", "# another daemon\n")
     version(trees[2], "7.0.2")
     change(trees[2], "gateway/app.py", r"^def serve\(.*$", r'\g<0>\n    raise RuntimeError("broken on purpose")')
-    assert pack(trees[0], "--new-key", str(key)).returncode == 0
-    for at, tree in enumerate(trees):
-        out = folder / f"{tree.name}.wardgate"
+
+    def make(at: int) -> Path:
+        out = folder / f"{trees[at].name}.wardgate"
         options = ("--key", str(key), "--out", str(out), "--inputs", str(folder / "inputs"), "--suite", SUITE)
-        done = pack(tree, *options, built=1_700_000_000 + at)
+        done = pack(trees[at], *options, built=1_700_000_000 + at)
         assert done.returncode == 0, done.stdout + done.stderr
-        made.append(out)
-    return Files(*made, key.with_name("key.pem.pub"))
+        return out
+
+    first = make(0)
+    with ThreadPoolExecutor(2) as both:
+        return Files(first, *both.map(make, (1, 2)), key.with_name("key.pem.pub"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Files]:
+    """A bare Debian 12 as an archive, and the files; both wait for the network most of the time, so together."""
+    archive = tmp_path_factory.mktemp("bare") / f"{SUITE}.tar"
+    with ThreadPoolExecutor(2) as both:
+        root, files = both.submit(bare_root, SUITE, archive), both.submit(_make, tmp_path_factory.mktemp("pack"))
+        root.result()
+        return archive, files.result()
+
+
+@pytest.fixture(scope="session")
+def bookworm(made: tuple[Path, Files]) -> Path:
+    return made[0]
+
+
+@pytest.fixture(scope="session")
+def files(made: tuple[Path, Files]) -> Files:
+    return made[1]
 
 
 @pytest.fixture
