@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import signal
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import drivers
@@ -21,6 +23,7 @@ from gateway.attester.keystore import KeyStore
 from gateway.attester.tpm import Health, Tpm
 from gateway.bootstrap import load_profiles
 from gateway.certificates import Certificates
+from gateway.codec import to_plain
 from gateway.conductor import Conductor
 from gateway.config import Config
 from gateway.console import Console, Counters
@@ -34,7 +37,9 @@ from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
 from gateway.grants import Grant, Grants
 from gateway.holdings import Holdings
+from gateway.housekeeping import Housekeeping
 from gateway.issuer.leaves import Platform
+from gateway.lifecycle import Lifecycle
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
 from gateway.model.device import Bond, DeviceState
@@ -42,9 +47,10 @@ from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, S
 from gateway.model.evidence import MediaType
 from gateway.model.profile import References
 from gateway.notify import Notify
+from gateway.only_one import only_one, refuse_half_restored
 from gateway.people import People
 from gateway.screening import screen_for
-from gateway.store.audit import AuditLog
+from gateway.store.audit import AuditLog, Keeping
 from gateway.store.cache import CertificateCache
 from gateway.store.database import Database
 from gateway.store.inventory import Inventory
@@ -61,8 +67,8 @@ log = logging.getLogger("wardgate")
 class Keeper:
     """``gateway.conductor.Keeper`` over the inventory."""
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
+    def __init__(self, inventory: Inventory, vetoed: Callable[[], None]) -> None:
+        self._inventory, self._vetoed = inventory, vetoed
 
     async def adopt(self, device_id: str, references: References) -> None:
         """Keep a device's references."""
@@ -72,6 +78,7 @@ class Keeper:
         """Keep or clear a veto."""
         if raised:
             await self._inventory.raise_veto(device_id, media_type, text)
+            self._vetoed()
         else:
             await self._inventory.clear_veto(device_id, media_type)
 
@@ -116,8 +123,8 @@ class DriverContext:
 class App:
     """Everything, built but not yet running."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.clock = config, MachineClock()
+    def __init__(self, config: Config, path: Path) -> None:
+        self.config, self.clock, self._path = config, MachineClock(), path
         self.profiles = load_profiles(config)
         self.database = Database(config.gateway.state / "wardgate.sqlite")
         self.audit, self.inventory = AuditLog(self.database), Inventory(self.database)
@@ -133,14 +140,17 @@ class App:
         self.grants, self.counters = Grants(), Counters()
         self.drivers: dict[str, Driver] = {}
         self.certificates = self._certificates()
+        self.housekeeping = Housekeeping(
+            self.audit, self.cache, self.attester, self.clock, keeping(config), lambda e: self.conductor.emit(e)
+        )
         self.readings = WayOut(
             config, self.outbox, self.journal, self.clock, certificate=self.certificates.at, told=self.tell,
             vouch=lambda spki: self.attester.register_software_key("uplink", spki),
         )  # fmt: skip
         self.conductor = Conductor(
-            Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants, keeper=Keeper(self.inventory),
-            certifier=self.certificates, attest=self.attest, draw_nonce=self._draw_nonce,
-            announce=self.readings.announce,
+            Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants,
+            keeper=Keeper(self.inventory, self.housekeeping.soon), certifier=self.certificates, attest=self.attest,
+            draw_nonce=self._draw_nonce, announce=self.readings.announce,
         )  # fmt: skip
         self.console = Console(
             config, self.clock, self.conductor, self.grants, inventory=self.inventory, keys=self.keys, accounts=self.accounts,
@@ -254,6 +264,7 @@ class App:
         supervisor.keep("feed", self._feed)
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
+        supervisor.keep("housekeeping", self.housekeeping.run)
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
@@ -262,7 +273,10 @@ class App:
         await self.console.configure()
         for name, driver in self.drivers.items():
             supervisor.keep(f"driver-{name}", driver.run)
-        doors = Doors(self.config, self.console, self.accounts, self.attester)
+        life = Lifecycle(
+            self.config, self._path, self.database, self.clock, keeping(self.config), lambda: to_plain(self.console.view())
+        )
+        doors = Doors(self.config, self.console, self.accounts, self.attester, self.clock, life)
         await doors.open()
         group.create_task(doors.until(self.stopping), name="doors")
         sys.stdout.write(f"ready {self.config.gateway.id} {__version__}\n")
@@ -322,13 +336,20 @@ class App:
 
     async def _close(self) -> None:
         closers: tuple[Callable[[], Awaitable[None]], ...] = (
-            self.enforcer.close, self.readings.close, self.journal.close, self.audit.close, self.tpm.close, self.database.close,
+            self.enforcer.close, self.readings.close, self.journal.close, self.conductor.close, self.audit.close, self.tpm.close,
+            self.database.close,
         )  # fmt: skip
         for close in closers:
             try:
                 await close()
             except WardgateError as e:
                 log.warning("while closing: %s", e)
+
+
+def keeping(config: Config) -> Keeping:
+    """How much of the record is kept: what the configuration says, and never more than a quarter of the disk."""
+    disk = shutil.disk_usage(config.gateway.state).total
+    return Keeping(most_bytes=min(config.record.keep_mib * 2**20, disk // 4))
 
 
 class _Stopped(Exception):
@@ -346,19 +367,21 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def _serve(config: Config) -> None:
-    app = App(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, app.stopping.set)
-    await app.run()
+async def _serve(config: Config, path: Path) -> None:
+    with only_one(config.gateway.state):
+        refuse_half_restored(config.gateway.state)
+        app = App(config, path)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, app.stopping.set)
+        await app.run()
 
 
-def serve(config: Config) -> int:
-    """Run the daemon until SIGTERM."""
+def serve(config: Config, path: Path) -> int:
+    """Run the daemon, configured by what was read from ``path``, until SIGTERM."""
     configure()
     try:
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, path))
     except ExceptionGroup as group:
         known, unknown = group.split(WardgateError)
         if known is None or unknown is not None:

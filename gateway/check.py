@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gateway import surroundings
 from gateway.config import Config
 from gateway.errors import WardgateError
+from gateway.surroundings import Row
 
-_FREE_MIB = 512  # ninety days of records and readings of fifty devices fit, with room for an upgrade
-_MEMORY_MIB = 512
-_BUILD_YEAR = 2026
 _NTP_SOCKET = Path("/var/lib/wardgate-ntp/chronyd.sock")
+__all__ = ["Row", "run_checks"]
+
+_SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One check: ``ok``, what was seen, and what to do about it."""
-
-    name: str
-    ok: bool
-    text: str
-    remedy: str = ""
-
-
-def run_checks(config: Config) -> list[Row]:
-    """All checks, in the order in which an engineer would mend them."""
+def run_checks(config: Config, skip: Sequence[str] = (), config_path: Path | None = None) -> list[Row]:
+    """All checks but those to ``skip``, in the order in which an engineer would mend them."""
     checks: tuple[tuple[str, Callable[[Config], Row | list[Row]]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
         ("wiring", _wiring), ("listeners", _listening), ("services", _services), ("bridge", _bridge), ("enforcer", _enforcer),
-        ("clock", _clock), ("broker", _broker), ("disk", _disk), ("memory", _memory),
+        ("clock", lambda c: surroundings.clock()), ("broker", _broker),
+        ("disk", lambda c: surroundings.disk(c.gateway.state)), ("memory", lambda c: surroundings.memory()),
+        ("permissions", lambda c: surroundings.permissions(c, config_path)), ("record", _record),
     )  # fmt: skip
     rows: list[Row] = []
     for name, check in checks:
+        if name in skip:
+            continue
         try:
             found = check(config)
             rows += found if isinstance(found, list) else [found]
@@ -105,15 +98,17 @@ def _enrolment(config: Config) -> Row:
 def _bluetooth(config: Config) -> Row:
     if "ble" not in config.drivers:
         return Row("bluetooth", True, "not used")
-    blocked = [
-        p for p in Path("/sys/class/rfkill").glob("rfkill*") if _says(p / "type", "bluetooth") and not _says(p / "state", "1")
-    ]
-    if blocked:
-        return Row("bluetooth", False, "the radio is switched off (rfkill)", "rfkill unblock bluetooth")
-    bus = str(config.drivers["ble"].get("bus") or "unix:path=/run/dbus/system_bus_socket")
+    bus = str(config.drivers["ble"].get("bus") or _SYSTEM_BUS)
+    if bus == _SYSTEM_BUS:
+        from drivers.ble.radio import why_no_daemon, why_no_radio
+
+        if why := why_no_radio():
+            return Row("bluetooth", False, *why)
     path = bus.partition("path=")[2]
     if not Path(path).exists():
-        return Row("bluetooth", False, f"there is no D-Bus at {path}", "start dbus and bluetooth.service")
+        return Row("bluetooth", False, f"there is no D-Bus at {path}", "systemctl enable --now dbus")
+    if bus == _SYSTEM_BUS and (why := why_no_daemon()):
+        return Row("bluetooth", False, *why)
     return Row("bluetooth", True, f"D-Bus at {path}")
 
 
@@ -191,14 +186,6 @@ def _enforcer(config: Config) -> Row:
     return Row("enforcer", True, f"listens on {path}")
 
 
-def _clock(_: Config) -> Row:
-    year = time.gmtime().tm_year
-    ok = year >= _BUILD_YEAR
-    return Row(
-        "clock", ok, f"the year is {year}" + ("" if Path("/dev/rtc0").exists() else "; no RTC"), "set the time, and fit an RTC"
-    )
-
-
 def _broker(config: Config) -> Row:
     from gateway.uplink.probe import probe
 
@@ -207,12 +194,29 @@ def _broker(config: Config) -> Row:
     return Row("broker", True, probe(config.uplink))
 
 
-def _disk(config: Config) -> Row:
-    where = config.gateway.state if config.gateway.state.exists() else Path("/")
-    free = shutil.disk_usage(where).free // 2**20
-    return Row("disk", free >= _FREE_MIB, f"{free} MiB free at {where}", f"free at least {_FREE_MIB} MiB")
+def _record(config: Config) -> Row:
+    """How far the record reaches, and whether it is the one that the TPM remembers."""
+    from gateway.attester.attester import Attester
+    from gateway.attester.tpm import Tpm
+    from gateway.housekeeping import compare
+    from gateway.store.audit import AuditLog, Extent
+    from gateway.store.cache import CertificateCache
+    from gateway.store.database import Database
 
+    async def look() -> Extent:
+        database, tpm = Database(config.gateway.state / "wardgate.sqlite", read_only=True), Tpm(config.tpm.tcti)
+        try:
+            await database.open()
+            audit = AuditLog(database)
+            await compare(audit, CertificateCache(database), Attester(tpm, config.gateway.state, pcrs=config.tpm.pcrs))
+            return await audit.extent()
+        finally:
+            await tpm.close()
+            await database.close()
 
-def _memory(_: Config) -> Row:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    return Row("memory", total >= _MEMORY_MIB, f"{total} MiB", f"at least {_MEMORY_MIB} MiB")
+    found = asyncio.run(look())
+    since = "nothing is recorded yet"
+    if found.first_utc_ns is not None:
+        since = f"lines {found.first} to {found.last}, back to {time.strftime('%Y-%m-%d', time.gmtime(found.first_utc_ns / 1e9))}"
+    trimmed = f"; {found.trimmed} older ones were trimmed: export them in time (wardgate audit export)" if found.trimmed else ""
+    return Row("record", True, f"{since}, {found.packed_bytes // 2**20} MiB packed{trimmed}")

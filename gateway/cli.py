@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import cli_messages
+from gateway.cli_lifecycle import register
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -93,7 +94,7 @@ def _check(o: argparse.Namespace) -> int:
     from gateway.check import run_checks
     from gateway.config import read_config
 
-    rows = run_checks(read_config(o.config))
+    rows = run_checks(read_config(o.config), config_path=o.config)
     _say(
         o,
         [{"name": r.name, "ok": r.ok, "text": r.text, "remedy": r.remedy} for r in rows],
@@ -106,7 +107,7 @@ def _run(o: argparse.Namespace) -> int:
     from gateway.app import serve
     from gateway.config import read_config
 
-    return serve(read_config(o.config))
+    return serve(read_config(o.config), o.config)
 
 
 def _verify(o: argparse.Namespace) -> int:
@@ -449,3 +450,4 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     tools = cli_policy.Tools(_say, _control, _password, person)
     cli_policy.register(add, commands, common, tools)
     cli_holdings.register(add, commands, common, tools)
+    register(add, audit)

@@ -1,13 +1,15 @@
 """Carries events to the engine and its effects to the adapters, in the order that safety needs.
 
 A revocation is applied the moment it is decided. Everything else waits until the record of why is on disk: records are
-written in order and in groups, then the grants they explain are applied. While the disk refuses, no new grant is given,
-renewals go on, and no revocation is delayed. Refuses to decide anything.
+written in order and in groups, then the grants they explain are applied. Inputs that decided nothing wait for others, a
+second at most: what follows from them is never before them on disk. While the disk refuses, no new grant is given, renewals
+go on, and no revocation is delayed. Refuses to decide anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -46,6 +48,8 @@ from gateway.ports import AuditPort, EnforcerPort
 QUEUE = 1024  # events; a ward of 10,000 devices at one evidence in 10 s leaves a second of room
 _WITHHELD = 5_000  # decisions kept while the disk refuses; the oldest are then dropped, and counted
 _RETRY_S = 1.0
+QUIET_S = 1.0  # inputs that decided nothing share a commit: fifty devices would ask the disk for forty syncs a second
+_QUIET_MOST = 500
 _LOWER_EVERY_S = 0.2
 _LOWER_TRIES = 150  # 30 s: the longest a lease lasts
 log = logging.getLogger("wardgate.conductor")
@@ -74,6 +78,15 @@ class _Decided:
     at: Instant
     effects: Sequence[Effect]
     generations: Mapping[str, int]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing but renewals and certificates follows, which need no record: only the input itself is to be kept."""
+        return all(isinstance(e, (Issue, SealEpoch)) or (isinstance(e, Grant) and e.renewal) or _is_trace(e) for e in self.effects)
+
+    def rows(self) -> list[tuple[Instant, Record | Alarm]]:
+        """What of it is recorded."""
+        return [(self.at, e) for e in self.effects if isinstance(e, (Record, Alarm))]
 
 
 class Conductor:
@@ -105,6 +118,8 @@ class Conductor:
         self._errands: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[], None]] = []
         self._carrying = False
+        self._quiet: list[tuple[Instant, Record | Alarm]] = []  # rows that nothing waits for
+        self._quiet_until: float | None = None  # on the loop's clock; None: no such rows
         self.alarms: dict[tuple[str, str], Alarm] = {}
         self.disk_ok = True
         self.lost_records = 0
@@ -127,7 +142,7 @@ class Conductor:
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     async def drained(self, patience_s: float = 5.0) -> None:
-        """Wait until all that was emitted is decided, recorded and carried out; UnavailableError after ``patience_s``."""
+        """Wait until all that was emitted is decided, and all decisions are recorded and carried out; bounded: UnavailableError."""
         try:
             async with asyncio.timeout(patience_s):
                 while not self._queue.empty() or self._out or self._carrying:  # noqa: ASYNC110 - three conditions, bounded above
@@ -170,7 +185,7 @@ class Conductor:
                 self._errand(self._ask(effect))
         trail: list[Effect] = []
         if event is not None or any(isinstance(e, (Record, Alarm)) for e in effects):
-            trail.append(_trace(event))
+            trail.append(trace(event))
         rest = [*trail, *(e for e in effects if e not in revoked and not isinstance(e, Challenge))]
         granted = {e.lease.device_id for e in rest if isinstance(e, Grant)}
         self._out.append(_Decided(now, rest, {d: self._generation.get(d, 0) for d in granted}))
@@ -216,18 +231,40 @@ class Conductor:
 
     async def carry(self) -> None:
         """Record, then grant, in order; ends only when cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._out_ready.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._quiet_until):
+                    await self._out_ready.wait()
             self._out_ready.clear()
             self._carrying = True
             try:
                 while self._out:
-                    group = [self._out.popleft() for _ in range(min(len(self._out), 256))]
-                    await self._record([(d.at, e) for d in group for e in d.effects if isinstance(e, (Record, Alarm))])
-                    for decided in group:
-                        await self._carry_out(decided)
+                    await self._carry_group([self._out.popleft() for _ in range(min(len(self._out), 256))])
+                if self._quiet_until is not None and (loop.time() >= self._quiet_until or len(self._quiet) >= _QUIET_MOST):
+                    await self._flush()
             finally:
                 self._carrying = False
+
+    async def _carry_group(self, group: Sequence[_Decided]) -> None:
+        rows = [row for d in group for row in d.rows()]
+        if all(d.quiet for d in group):
+            self._quiet += rows
+            if rows and self._quiet_until is None:
+                self._quiet_until = asyncio.get_running_loop().time() + QUIET_S
+        else:
+            await self._flush(rows)
+        for decided in group:
+            await self._carry_out(decided)
+
+    async def _flush(self, more: Sequence[tuple[Instant, Record | Alarm]] = ()) -> None:
+        rows, self._quiet, self._quiet_until = [*self._quiet, *more], [], None
+        await self._record(rows)
+
+    async def close(self) -> None:
+        """Write what still waits for others, in one try. UnavailableError: inputs of the last second are not on disk."""
+        rows, self._quiet, self._quiet_until = self._quiet, [], None
+        await self._audit.append([(at, e if isinstance(e, Record) else self._alarm(e)) for at, e in rows])
 
     async def _record(self, rows: Sequence[tuple[Instant, Record | Alarm]]) -> None:
         records = [(at, e if isinstance(e, Record) else self._alarm(e)) for at, e in rows]
@@ -341,7 +378,11 @@ class Conductor:
         )
 
 
-def _trace(event: Event | None) -> Record:
+def _is_trace(effect: Effect) -> bool:
+    return isinstance(effect, Record) and effect.kind in ("event", "wake")
+
+
+def trace(event: Event | None) -> Record:
     """The input itself, so that the log can be replayed: an event, or a wake that decided something."""
     device_id = getattr(event, "device_id", "") or (event.evidence.device_id if isinstance(event, EvidenceArrived) else "")
     kind = "wake" if event is None else "event"

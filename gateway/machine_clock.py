@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.model.instant import Instant, TimeQuality
 
-_BUILD_UTC_NS = 1_795_478_400_000_000_000  # 2026-11-24: a clock that says less is wrong
+BUILD_UTC_NS = 1_795_478_400_000_000_000  # 2026-11-24: a clock that says less is wrong
 
 
 class MachineClock:
@@ -19,5 +19,5 @@ class MachineClock:
     def now(self) -> Instant:
         """The present."""
         utc = time.time_ns()
-        quality = TimeQuality.RTC if utc >= _BUILD_UTC_NS else TimeQuality.FLOOR
-        return Instant(self._boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME), max(utc, _BUILD_UTC_NS), quality)
+        quality = TimeQuality.RTC if utc >= BUILD_UTC_NS else TimeQuality.FLOOR
+        return Instant(self._boot_id, time.clock_gettime_ns(time.CLOCK_BOOTTIME), max(utc, BUILD_UTC_NS), quality)

@@ -213,6 +213,22 @@ class HoldingsPort(Protocol):
         ...
 
 
+class LifecyclePort(Protocol):
+    """What the page and the command line may ask of a gateway's life: files to take away, and how full it is."""
+
+    async def backup(self, passphrase: str) -> bytes:
+        """A backup as the daemon can make it. Raises InputError for a passphrase that protects nothing."""
+        ...
+
+    async def support_file(self) -> bytes:
+        """The support file, a gzipped tar."""
+        ...
+
+    async def status(self) -> dict[str, object]:
+        """How far the record reaches, its bytes and their bound, the newest checkpoint, room on the disk, quality of time."""
+        ...
+
+
 class ConsolePort(Protocol):
     """What the page, the JSON API and the CLI may see and ask of the running gateway."""
 

@@ -19,6 +19,7 @@ from dbus_fast.errors import AuthError, InvalidAddressError
 from drivers.ble.agent import CAPABILITY, PATH, PairingAgent
 from drivers.ble.announce import PATH as ANNOUNCEMENT_PATH
 from drivers.ble.announce import Announcement
+from drivers.ble.radio import why_no_radio
 from gateway.errors import DeviceError, UnavailableError
 
 CALL_S = 5.0  # any method of bluetoothd but Pair and Connect answers at once or never
@@ -159,6 +160,8 @@ class Bluez:
                     _BLUEZ, path, "org.freedesktop.DBus.Properties", "Set", "ssv", [_ADAPTER, "Powered", Variant("b", True)]
                 )
         except DBusError as e:
+            if self._address is None and (why := why_no_radio()) is not None:  # another bus than the system's is not this radio
+                raise UnavailableError(*why) from e
             remedy = "see `rfkill list bluetooth`, and `btmgmt info` for the adapters there are"
             raise UnavailableError(f"the Bluetooth adapter {adapter} cannot be used ({e.type})", remedy) from e
 

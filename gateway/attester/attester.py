@@ -138,6 +138,11 @@ class Attester:
             return value
         return await self.tpm.call(lambda c: keys.counter(c, known, increment=True), retry=False)
 
+    @staticmethod
+    async def counter_of(tpm: Tpm, known: state.State) -> int:
+        """The rollback counter of a gateway whose state is known, but not (yet) on this disk."""
+        return await tpm.call(lambda c: keys.counter(c, known))
+
     def sign(self, message: bytes) -> bytes:
         """ECDSA P-256/SHA-256 by the per-boot issuing key; raw r || s, 64 bytes."""
         r, s = decode_dss_signature(self._issuing.sign(message, _SIGN))
@@ -207,6 +212,11 @@ class Attester:
         self._state = kept
         first = chain[0]
         return Enrolled(first.subject.rfc4514_string(), first.issuer.rfc4514_string(), first.not_valid_after_utc, certified.client)
+
+
+async def present_ak(tpm: Tpm) -> str:
+    """The public area of the attestation key that this TPM holds, in hex; empty when it holds none. Raises UnavailableError."""
+    return (await tpm.call(keys.present_ak)).hex()
 
 
 def read_eventlog(path: Path) -> bytes:

@@ -255,6 +255,11 @@ def quote(connection: Connection, state: State, pcrs: Sequence[int], qualifying:
     raise UnavailableError("the PCRs keep changing while they are quoted", "find what extends them after boot")
 
 
+def present_ak(connection: Connection) -> bytes:
+    """The public area (TPMT_PUBLIC) of the attestation key in this TPM, whoever made it; empty when there is none."""
+    return _public(connection, AK) if AK in connection.handles(_PERSISTENT) else b""
+
+
 def counter(connection: Connection, state: State, increment: bool = False) -> int:
     """The counter's value, incremented first if asked. Not to be repeated after a failure when ``increment``."""
     handle = connection.handle(COUNTER, bytes.fromhex(state.counter))

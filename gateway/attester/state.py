@@ -49,10 +49,17 @@ def load(state_dir: Path) -> State:
         raise InputError(f"this gateway has no TPM state at {path}", "run `wardgate init`") from None
     except OSError as e:
         raise UnavailableError(f"cannot read {path}: {e.strerror}", "run as the daemon's user or as root") from None
+    return parse(raw, str(path))
+
+
+def parse(raw: bytes, where: str = STATE_FILE) -> State:
+    """The state in a file's bytes. Raises InputError when they do not hold together."""
     try:
         return _state(json.loads(raw[:_MAX_STATE]))
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise InputError(f"{path} is damaged ({e})", "restore it from a backup, or clear the TPM and run `wardgate init`") from None
+        raise InputError(
+            f"{where} is damaged ({e})", "restore it from a backup, or clear the TPM and run `wardgate init`"
+        ) from None
 
 
 def _state(document: dict[str, Any]) -> State:

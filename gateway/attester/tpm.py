@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_PT, TSS2_Exception  # type: ignore[import-untyped]
 
 from gateway.attester.faults import TpmBusyError, TpmGoneError, is_busy, is_gone, translate
+from gateway.attester.hardware import why_no_tpm
 from gateway.errors import UnavailableError
 
 _T = TypeVar("_T")
@@ -302,6 +303,8 @@ class Tpm:
             elif is_busy(rc) and (delay := next(delays, None)) is not None:
                 time.sleep(delay)
                 continue
+            if is_gone(rc) and (why := why_no_tpm(self.tcti)) is not None:
+                raise TpmGoneError(*why)
             raise translate(rc, text, self.tcti)
 
     def _connect(self) -> Connection:

@@ -277,6 +277,7 @@ _VERBS: dict[str, Callable[[dict[str, Any], str, str, ConfirmedPolicy, Operators
     "load": lambda _r, actor, _role, p, _o: p.load(actor),
     "break-glass": _break_glass,
     "add-operator": _add_operator,
+    "who": lambda _r, actor, role, _p, _o: {"user": actor, "role": role},
 }
 
 

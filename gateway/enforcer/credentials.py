@@ -24,6 +24,7 @@ PASSWORD_MIN = 10
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 15, 8, 1  # 32 MiB and 0.1 s a try
 _SCRYPT_MEMORY = 64 << 20
 _TRIES, _LOCK_S = 5, 60.0  # five tries a minute, for each user and for the claim code
+_BUILD_S = 1_795_478_400  # 2026-11-24: a clock that says less is not set
 _USER = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _USERS_MAX = 1000
 
@@ -37,7 +38,7 @@ class CredentialError(Exception):
 
 
 class Operators:
-    """The operators of one policy directory. Wall time is used for the claim's expiry and the lock only."""
+    """The operators of one policy directory. The claim and the lock end on boot time: setting the clock changes neither."""
 
     def __init__(self, directory: Path) -> None:
         self._operators = directory / "operators.json"
@@ -48,14 +49,14 @@ class Operators:
         """Make ``code`` good for creating one admin, once. Replaces an earlier one. At least 8 characters."""
         if len(code) < 8:
             raise CredentialError("the claim code is too short", "use at least 8 characters")
-        claim = {"scrypt": _hash(code), "expires_utc": time.time() + valid_s}
+        claim = {"scrypt": _hash(code), "boot": _boot_id(), "until_s": _boot_s() + valid_s, "expires_utc": time.time() + valid_s}
         write_atomically(self._claim, json.dumps(claim).encode(), 0o600)
 
     def claim(self, code: str, user: str, password: str) -> None:
         """Create an admin with the claim code, which is then used up. Raises CredentialError."""
         self._count("claim code")
         claim = _read(self._claim)
-        if not claim or time.time() > claim["expires_utc"] or not _matches(claim["scrypt"], code):
+        if not claim or _expired(claim) or not _matches(claim["scrypt"], code):
             raise CredentialError(
                 "the claim code is wrong, used or expired", "make a new one on the console: wardgate init --new-claim"
             )
@@ -91,7 +92,7 @@ class Operators:
     def _count(self, who: str) -> None:
         """Count a try before it is made; refuse when there were too many. Bounded: old entries go."""
         who = who if _USER.fullmatch(who) or who == "claim code" else "somebody"
-        now = time.time()
+        now = _boot_s()
         tries = {name: [t for t in times if 0 <= now - t < _LOCK_S] for name, times in _read(self._attempts).items()}
         if len(tries.get(who, [])) >= _TRIES:
             raise CredentialError("too many tries", f"wait {_LOCK_S:.0f} seconds")
@@ -104,6 +105,22 @@ class Operators:
         tries = _read(self._attempts)
         if tries.pop(who, None) is not None:
             write_atomically(self._attempts, json.dumps(tries).encode(), 0o600)
+
+
+def _expired(claim: Mapping[str, Any]) -> bool:
+    """On boot time; after a reboot on wall time, where a clock that was not set then, or is not now, counts as expired."""
+    if claim.get("boot") == _boot_id():
+        return _boot_s() > float(claim["until_s"])
+    now = time.time()
+    return not _BUILD_S < now <= float(claim["expires_utc"]) <= now + CLAIM_VALID_S
+
+
+def _boot_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 _NOBODY = f"{'00' * 16}:{'00' * 32}"

@@ -18,7 +18,7 @@ from gateway.clock import Clock
 from gateway.errors import InputError, RefusedError, WardgateError
 from gateway.logs import clean
 from gateway.model.effect import Record, Severity
-from gateway.model.instant import NS_PER_S, Instant
+from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.view import User
 from gateway.ports import AuditPort
 from gateway.store.database import Connection, Database
@@ -72,10 +72,18 @@ class Accounts:
                 "that is not the claim code", f"{left} tries are left" if left > 0 else f"it is void now; {_CLAIM_REMEDY}"
             )
         hashed = await self._passwords.hash(password)
+        try:
+            await self._before_claim(code, name, password)
+        except WardgateError:
+            await self._db.run(lambda db: db.execute("UPDATE claim SET wrong = wrong - 1 WHERE code = ?", (encoded,)))
+            raise  # it was the right code, and it is good for another try
         await self._record("claimed", f"{name} is admin, by the claim code", name)
         if not await self._db.run(lambda db: _use_claim(db, encoded, name, hashed)):
             raise RefusedError("the claim code was used at the same moment", _CLAIM_REMEDY)
         return User(name, "admin")
+
+    async def _before_claim(self, code: str, name: str, password: str) -> None:
+        """What has to succeed elsewhere before a right code is used up here; raise to keep it."""
 
     async def claimed(self) -> bool:
         """Whether an admin exists."""
@@ -96,7 +104,7 @@ class Accounts:
                     f"logins as {clean(name, 32)} from {clean(source, 64)} are refused for {wait_s:.0f} s: too many wrong passwords"
                 )
                 await self._record("login-delayed", text, name, Severity.WARNING, source)
-            raise RefusedError("too many wrong passwords", f"try again in {int(wait_s) + 1} s")
+            raise RefusedError("too many wrong passwords", f"try again in {int(wait_s) + 1} s, or ask an admin for a new password")
         for k in keys:
             self._throttle.charge(k, now_s)
         try:
@@ -232,7 +240,9 @@ def _charge_claim(db: Connection, now: Instant) -> tuple[str | None, int]:
 
 
 def _expired(at: Instant, now: Instant) -> bool:
-    """On boot time; after a reboot on wall time, where going backwards counts as expired too."""
+    """On boot time; after a reboot on wall time, where going backwards counts as expired too, and so does a clock not set."""
+    if now.boot_id != at.boot_id and min(at.quality, now.quality) < TimeQuality.RTC:
+        return True
     age_ns = now.mono_ns - at.mono_ns if now.boot_id == at.boot_id else now.utc_ns - at.utc_ns
     return not 0 <= age_ns <= CLAIM_S * NS_PER_S
 

@@ -6,10 +6,10 @@ A line's hash is SHA-256 over the deterministic CBOR of all its fields and the h
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,43 +20,16 @@ from gateway.model.effect import Record, Severity
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.view import EventView
 from gateway.ports import Recorded
+from gateway.store.chain import Head, Line
 from gateway.store.database import Connection, Database
 from gateway.store.group import GroupCommit
+from gateway.store.segments import REMEDY, Extent, Keeping, Segment, pack, unpack
 
-_DOMAIN = "wardgate-audit-v1"
-_FIRST_PREV = bytes(32)
+__all__ = ["AuditLog", "Extent", "Head", "Keeping", "Line"]
+
 _MAX_BODY = 16 * 1024 * 1024  # characters; the largest is a whole confirmed configuration, evidence is at most 128 KiB of hex
 _CHUNK = 500  # lines a read: the owner thread stays free for grants between two of them
 _COLUMNS = "sequence, boot_id, mono_ns, utc_ns, quality, kind, severity, device_id, text, body, prev, hash"
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where the chain ends: what a checkpoint remembers. Sequence 0: nothing has been recorded."""
-
-    sequence: int = 0
-    hash: bytes = _FIRST_PREV
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line as stored. ``body`` is the JSON text that the hash covers."""
-
-    sequence: int
-    at: Instant
-    kind: str
-    severity: str
-    device_id: str
-    text: str
-    body: str
-    prev: bytes
-    hash: bytes
-
-    def digest(self) -> bytes:
-        """What ``hash`` must be."""
-        at = (self.at.boot_id, self.at.mono_ns, self.at.utc_ns, int(self.at.quality))
-        fields = [_DOMAIN, self.sequence, *at, self.kind, self.severity, self.device_id, self.text, self.body, self.prev]
-        return hashlib.sha256(codec.encode(fields)).digest()
 
 
 class AuditLog:
@@ -78,44 +51,94 @@ class AuditLog:
 
     async def tail(self, limit: int = 50, before: int | None = None) -> Sequence[EventView]:
         """The newest ``limit`` (at most 1000) lines that have a text for people, newest first."""
-        bound = (before if before is not None else 2**62, max(1, min(limit, 1000)))
-        where = "text <> '' AND kind NOT IN ('event', 'wake') AND sequence < ? ORDER BY sequence DESC LIMIT ?"
-        return [_view(line) for line in await self._db.run(lambda db: _lines(db, where, bound))]
+        end, limit = before if before is not None else 2**62, max(1, min(limit, 1000))
+        return await self._db.run(lambda db: _told(db, "sequence < ? ORDER BY sequence DESC LIMIT ?", end, limit))
 
     async def since(self, sequence: int) -> Sequence[EventView]:
         """Lines for people after ``sequence``, oldest first, at most 1000."""
-        where = "text <> '' AND kind NOT IN ('event', 'wake') AND sequence > ? ORDER BY sequence LIMIT 1000"
-        return [_view(line) for line in await self._db.run(lambda db: _lines(db, where, (sequence,)))]
+        found = await self._db.run(lambda db: _told(db, "sequence > ? ORDER BY sequence LIMIT ?", sequence, 1000))
+        return sorted(found, key=lambda e: e.sequence)[:1000]
+
+    async def extent(self) -> Extent:
+        """How far back the record reaches."""
+        return await self._db.run(_extent)
 
     async def verify(self, expect: Head | None = None) -> Head:
-        """Walk the whole chain and return its head. Raises EvidenceError naming the first broken line.
+        """Walk the chain, from where it was trimmed if it was, and return its head. Raises EvidenceError naming what is broken.
 
-        ``expect``: a head remembered elsewhere (a checkpoint). The chain must still contain it, or its end was cut off.
+        ``expect``: a head remembered elsewhere (a checkpoint). The chain must still contain it, or its end was cut off; one
+        that was trimmed since says nothing. What was trimmed is named by a line of the chain itself.
         """
-        last, seen = Head(), expect is None or expect.sequence == 0
-        async for line in self.lines():
-            if line.sequence != last.sequence + 1:
-                raise EvidenceError(f"audit line {last.sequence + 1} is missing", _REMEDY)
-            if line.prev != last.hash or line.digest() != line.hash:
-                raise EvidenceError(f"audit line {line.sequence} was changed, or does not follow the line before it", _REMEDY)
-            last = Head(line.sequence, line.hash)
-            seen = seen or last == expect
+        anchor = await self._db.run(_anchor)
+        last, seen, told = anchor, expect is None or expect.sequence <= anchor.sequence, 0
+        named = anchor.sequence == 0
+        async for segment, lines in self._pieces(0):
+            for line in lines:
+                _follows(line, last)
+                last = Head(line.sequence, line.hash)
+                seen = seen or last == expect
+                named = named or (line.kind == TRIMMED and _names(line, anchor))
+            if segment is not None:
+                told += await self._verify_told(segment, lines)
+        if not named:
+            raise EvidenceError(f"audit lines 1 to {anchor.sequence} are gone, and no line says that they were trimmed", REMEDY)
         if not seen and expect is not None:
             raise EvidenceError(
-                f"the audit log ends at line {last.sequence} and does not contain the remembered line {expect.sequence}", _REMEDY
+                f"the audit log ends at line {last.sequence} and does not contain the remembered line {expect.sequence}", REMEDY
             )
+        if told != await self._db.run(lambda db: db.execute("SELECT count(*) FROM audit_told").fetchone()[0]):
+            raise EvidenceError("lines are shown that are not in the audit log", REMEDY)
         return last
 
-    async def lines(self, after: int = 0) -> AsyncIterator[Line]:
-        """Every line after ``after``, oldest first, read in pieces."""
-        while True:
-            where, bound = "sequence > ? ORDER BY sequence LIMIT ?", (after, _CHUNK)
-            chunk = await self._db.run(lambda db, w=where, b=bound: _lines(db, w, b))  # type: ignore[misc]
-            for line in chunk:
-                yield line
-            if len(chunk) < _CHUNK:
+    async def verify_holds(self, remembered: Head) -> None:
+        """That the log still has a line with this hash, or was trimmed beyond it. Raises EvidenceError. Looks there only."""
+        if remembered.sequence <= (await self._db.run(_anchor)).sequence:
+            return
+        async for line in self.lines(remembered.sequence - 1):
+            if line.sequence == remembered.sequence and line.hash == remembered.hash:
                 return
-            after = chunk[-1].sequence
+            break
+        raise EvidenceError(f"the audit log does not contain line {remembered.sequence} as it was remembered", REMEDY)
+
+    async def _verify_told(self, segment: Segment, lines: Sequence[Line]) -> int:
+        """What people read of packed lines is what the lines say; returns how many there are."""
+        shown = await self._db.run(
+            lambda db: _packed_told(db, "sequence BETWEEN ? AND ? ORDER BY sequence", segment.first, segment.last)
+        )
+        if shown != [_view(x) for x in lines if x.for_people]:
+            raise EvidenceError(f"what is shown of audit lines {segment.first} to {segment.last} was changed", REMEDY)
+        return len(shown)
+
+    async def lines(self, after: int = 0) -> AsyncIterator[Line]:
+        """Every line after ``after`` that is kept, oldest first, read in pieces. Raises EvidenceError for a changed segment."""
+        async for _, found in self._pieces(after):
+            for line in found:
+                if line.sequence > after:
+                    yield line
+
+    async def _pieces(self, after: int) -> AsyncIterator[tuple[Segment | None, Sequence[Line]]]:
+        while True:
+            piece = await self._db.run(lambda db, a=after: _piece(db, a))  # type: ignore[misc]
+            segment = piece if isinstance(piece, Segment) else None
+            found: Sequence[Line] = await asyncio.to_thread(unpack, piece) if isinstance(piece, Segment) else piece
+            if not found:
+                return
+            yield segment, found
+            after = found[-1].sequence
+
+    # --- keeping within bounds ---
+
+    async def close_segment(self, keeping: Keeping, now: Instant) -> bool:
+        """Pack the oldest lines when there are enough of them, or they are old enough; whether it did."""
+        lines = await self._db.run(lambda db: _closable(db, keeping, now))
+        if not lines:
+            return False
+        segment = await asyncio.to_thread(pack, lines)
+        return await self._db.run(lambda db: _close(db, segment, lines))
+
+    async def trim(self, keeping: Keeping, now: Instant) -> int:
+        """Forget the oldest segments beyond the bound, with a line that says so; returns how many lines went."""
+        return await self._db.run(lambda db: _trim(db, keeping, now))
 
     async def export(self, after: int = 0) -> AsyncIterator[str]:
         """Every line as one JSON object with its hashes in hex: enough to check the chain elsewhere."""
@@ -153,7 +176,9 @@ class AuditLog:
         return await self._db.run(lambda db: list(_append(db, batches)))
 
 
-_REMEDY = "keep the file as it is, compare it with an export or a backup, and find out who could write to it"
+def append_within(db: Connection, records: Sequence[tuple[Instant, Record]]) -> None:
+    """Continue the chain inside a transaction that does more: what is done and the line that says so are on disk together."""
+    list(_append(db, [records]))
 
 
 def _append(db: Connection, batches: list[Sequence[tuple[Instant, Record]]]) -> Iterator[Sequence[Recorded]]:
@@ -213,10 +238,128 @@ def _lines(db: Connection, where: str, bound: tuple[int, ...]) -> list[Line]:
 
 
 def _head(db: Connection) -> Head:
-    found = db.execute("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
-    return Head(*found) if found else Head()
+    for table, last in (("audit", "sequence"), ("audit_segments", "last")):
+        found = db.execute(f"SELECT {last}, hash FROM {table} ORDER BY {last} DESC LIMIT 1").fetchone()  # noqa: S608 - our names
+        if found:
+            return Head(*found)
+    return _anchor(db)
 
 
 def _view(line: Line) -> EventView:
-    shown = datetime.fromtimestamp(line.at.utc_ns / NS_PER_S, tz=UTC).isoformat(timespec="milliseconds")
-    return EventView(line.sequence, shown, line.at.mono_ns, line.kind, line.severity, line.device_id, line.text)
+    return _shown((line.sequence, line.at.utc_ns, line.at.mono_ns, line.kind, line.severity, line.device_id, line.text))
+
+
+def _shown(r: Sequence[Any]) -> EventView:
+    shown = datetime.fromtimestamp(r[1] / NS_PER_S, tz=UTC).isoformat(timespec="milliseconds")
+    return EventView(r[0], shown, *r[2:])
+
+
+# --- segments ---
+
+TRIMMED = "trimmed"
+_TOLD = "sequence, utc_ns, mono_ns, kind, severity, device_id, text"
+_SEGMENT = "first, last, prev, hash, utc_ns, bytes, body"
+_SIZES = "coalesce(sum(length(body)), 0)"
+_ROOM = 0.98  # trimmed a little below the bound, so that it is not done for every segment
+
+
+def _told(db: Connection, where: str, bound: int, limit: int) -> list[EventView]:
+    live = f"SELECT {_TOLD} FROM audit WHERE text <> '' AND kind NOT IN ('event', 'wake') AND {where}"  # noqa: S608 - our text
+    found = [_shown(r) for r in db.execute(live, (bound, limit)).fetchall()]
+    if len(found) < limit or "DESC" not in where:
+        found += _packed_told(db, where, bound, limit if "DESC" not in where else limit - len(found))
+    return found
+
+
+def _packed_told(db: Connection, where: str, *bound: int) -> list[EventView]:
+    return [_shown(r) for r in db.execute(f"SELECT {_TOLD} FROM audit_told WHERE {where}", bound).fetchall()]  # noqa: S608
+
+
+def _follows(line: Line, last: Head) -> None:
+    if line.sequence != last.sequence + 1:
+        raise EvidenceError(f"audit line {last.sequence + 1} is missing", REMEDY)
+    if line.prev != last.hash or line.digest() != line.hash:
+        raise EvidenceError(f"audit line {line.sequence} was changed, or does not follow the line before it", REMEDY)
+
+
+def _anchor(db: Connection) -> Head:
+    found = db.execute("SELECT sequence, hash FROM audit_anchor").fetchone()
+    return Head(*found) if found else Head()
+
+
+def _names(line: Line, anchor: Head) -> bool:
+    body = json.loads(line.body)
+    return bool((body.get("sequence"), body.get("hash")) == (anchor.sequence, anchor.hash.hex()))
+
+
+def _extent(db: Connection) -> Extent:
+    anchor, head = _anchor(db), _head(db)
+    size = int(db.execute(f"SELECT {_SIZES} FROM audit_segments").fetchone()[0])  # noqa: S608 - our text
+    oldest = db.execute("SELECT utc_ns FROM audit_segments ORDER BY first LIMIT 1").fetchone()
+    oldest = oldest or db.execute("SELECT utc_ns FROM audit ORDER BY sequence LIMIT 1").fetchone()
+    return Extent(anchor.sequence + 1, head.sequence, oldest[0] if oldest else None, size, anchor.sequence)
+
+
+def _segment(db: Connection, after: int) -> Segment | None:
+    """The oldest segment with a line after ``after``."""
+    sql = f"SELECT {_SEGMENT} FROM audit_segments WHERE last > ? ORDER BY first LIMIT 1"  # noqa: S608 - our names
+    found = db.execute(sql, (after,)).fetchone()
+    return Segment(*found) if found else None
+
+
+def _piece(db: Connection, after: int) -> Segment | list[Line]:
+    return _segment(db, after) or _lines(db, "sequence > ? ORDER BY sequence LIMIT ?", (after, _CHUNK))
+
+
+def _closable(db: Connection, keeping: Keeping, now: Instant) -> list[Line]:
+    """The lines of the next segment; none when it is too early."""
+    oldest, newest = db.execute("SELECT min(sequence), max(sequence) FROM audit").fetchone()
+    if oldest is None or (spare := newest - oldest + 1 - keeping.live) < 1:
+        return []
+    first = _lines(db, "sequence = ?", (oldest,))[0].at
+    aged = first.boot_id != now.boot_id or now.seconds_since(first) > keeping.age_s
+    sizes = db.execute(
+        "SELECT length(body) + length(text) + 100 FROM audit ORDER BY sequence LIMIT ?", (min(spare, keeping.lines),)
+    ).fetchall()
+    number = total = 0
+    for (size,) in sizes:
+        total += size
+        if number and total > keeping.segment_bytes:
+            break
+        number += 1
+    whole = number == keeping.lines or total > keeping.segment_bytes
+    return _lines(db, "sequence < ? ORDER BY sequence", (oldest + number,)) if whole or aged else []
+
+
+def _close(db: Connection, segment: Segment, lines: Sequence[Line]) -> bool:
+    """Put a segment in the place of its lines, unless another process did so meanwhile."""
+    oldest = db.execute("SELECT min(sequence) FROM audit").fetchone()[0]
+    if oldest != segment.first:
+        return False
+    values = (segment.first, segment.last, segment.prev, segment.hash, segment.utc_ns, segment.size, segment.body)
+    db.execute(f"INSERT INTO audit_segments ({_SEGMENT}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608 - our names
+    told = [(x.sequence, x.at.utc_ns, x.at.mono_ns, x.kind, x.severity, x.device_id, x.text) for x in lines if x.for_people]
+    db.conn.executemany(f"INSERT INTO audit_told ({_TOLD}) VALUES (?, ?, ?, ?, ?, ?, ?)", told)  # noqa: S608 - our names
+    db.execute("DELETE FROM audit WHERE sequence <= ?", (segment.last,))
+    return True
+
+
+def _trim(db: Connection, keeping: Keeping, now: Instant) -> int:
+    over = int(db.execute(f"SELECT {_SIZES} FROM audit_segments").fetchone()[0]) - keeping.most_bytes  # noqa: S608 - our text
+    if over <= 0:
+        return 0
+    over += round(keeping.most_bytes * (1 - _ROOM))
+    before, end = _anchor(db), None
+    for last, digest, size in db.execute("SELECT last, hash, length(body) FROM audit_segments ORDER BY first").fetchall():
+        end, over = Head(last, digest), over - size
+        if over <= 0:
+            break
+    if end is None:
+        return 0
+    text = f"the record up to line {end.sequence} was trimmed to stay within {keeping.most_bytes // 2**20} MiB"
+    line = Record(TRIMMED, "", text, (("sequence", end.sequence), ("hash", end.hash.hex())))
+    append_within(db, [(now, line)])
+    db.execute("INSERT OR REPLACE INTO audit_anchor VALUES (1, ?, ?)", (end.sequence, end.hash))
+    db.execute("DELETE FROM audit_segments WHERE last <= ?", (end.sequence,))
+    db.execute("DELETE FROM audit_told WHERE sequence <= ?", (end.sequence,))
+    return end.sequence - before.sequence

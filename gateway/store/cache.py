@@ -59,11 +59,12 @@ class Checkpoint:
         if nv_counter > self.nv_counter + 1:
             raise EvidenceError(
                 f"the stored state is {nv_counter - self.nv_counter} checkpoints older than the TPM remembers",
-                "someone restored an old disk or backup; check the audit log, then `wardgate enrol` again",
+                "someone put an old disk or copy back; find out who, then: wardgate audit accept --reason TEXT",
             )
         if nv_counter < self.nv_counter:
             raise EvidenceError(
-                "the TPM's rollback counter is behind the stored state", "this disk belongs to another TPM; `wardgate enrol` again"
+                "the TPM's rollback counter is behind the stored state",
+                "this disk belongs to another TPM: `wardgate restore` a backup here, or wardgate audit accept --reason TEXT",
             )
 
 

@@ -209,19 +209,20 @@ class Inventory:
 
     async def merge_vetoes(self, restored: Sequence[KeptVeto]) -> None:
         """Bring in the vetoes of a restored file: those that stood there stand here; none that stands here is lifted."""
+        await self._db.run(lambda db: merge_vetoes(db, restored))
 
-        def work(db: Connection) -> None:
-            known = {KeptVeto(*r) for r in db.execute("SELECT device_id, media_type, text, sequence, cleared FROM vetoes")}
-            fell = {(v.device_id, v.media_type, v.sequence) for v in known if v.cleared is not None}
-            for v in restored:
-                if v.cleared is None and (v.device_id, v.media_type, v.sequence) not in fell:
-                    db.execute(
-                        "INSERT INTO vetoes (device_id, media_type, text, sequence) VALUES (?, ?, ?, ?)"
-                        " ON CONFLICT (device_id, media_type) WHERE cleared IS NULL DO NOTHING",
-                        (v.device_id, v.media_type, v.text, v.sequence),
-                    )
 
-        await self._db.run(work)
+def merge_vetoes(db: Connection, restored: Sequence[KeptVeto]) -> None:
+    """``Inventory.merge_vetoes`` inside a transaction that does more."""
+    known = {KeptVeto(*r) for r in db.execute("SELECT device_id, media_type, text, sequence, cleared FROM vetoes")}
+    fell = {(v.device_id, v.media_type, v.sequence) for v in known if v.cleared is not None}
+    for v in restored:
+        if v.cleared is None and (v.device_id, v.media_type, v.sequence) not in fell:
+            db.execute(
+                "INSERT INTO vetoes (device_id, media_type, text, sequence) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (device_id, media_type) WHERE cleared IS NULL DO NOTHING",
+                (v.device_id, v.media_type, v.text, v.sequence),
+            )
 
 
 _AUDIT_END = "(SELECT coalesce(max(sequence), 0) FROM audit)"

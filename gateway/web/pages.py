@@ -21,6 +21,7 @@ from gateway.web.desk import DESK, VISITOR, Desk, Notice, operator, visitor
 from gateway.web.stream import live
 from gateway.web.wire import NotFoundError, device_of, form_of, number_of, status_of
 
+_NOT_SET = ("unknown", "floor")  # qualities of a clock that nobody set yet
 _EVENTS = 100  # on one page of events
 _NAME_MAX, _PASSWORD_MAX, _CODE_MAX, _TOKEN_MAX = 64, 256, 64, 128
 _ON_LOSS = {"cut": "it is cut", "read_only": "reading stays from level 1 on", "vital": "nothing: it is vital and always on"}
@@ -239,16 +240,18 @@ async def view_link(request: web.Request) -> web.StreamResponse:
 
 def _login_page(request: web.Request, onward: str, error: WardgateError | None = None, name: str = "") -> web.Response:
     desk = request.app[DESK]
-    title = desk.console.view().gateway.name
-    page = desk.renderer.page("login.html", None, gateway_name=title, next=onward, error=error, user_name=name)
+    g = desk.console.view().gateway
+    unset = g.time_quality in _NOT_SET
+    page = desk.renderer.page("login.html", None, gateway_name=g.name, next=onward, error=error, user_name=name, clock_unset=unset)
     return _html(page, status_of(error) if error else 200)
 
 
 async def _claim_page(request: web.Request, error: WardgateError | None = None, form: dict[str, str] | None = None) -> web.Response:
     desk, given = request.app[DESK], form or {}
+    g = desk.console.view().gateway
     page = desk.renderer.page(
-        "claim.html", None, gateway_name=desk.console.view().gateway.name, claimed=await desk.accounts.claimed(), error=error,
-        code=given.get("code", "")[:_CODE_MAX], user_name=given.get("user", "")[:_NAME_MAX],
+        "claim.html", None, gateway_name=g.name, claimed=await desk.accounts.claimed(), error=error,
+        clock_unset=g.time_quality in _NOT_SET, code=given.get("code", "")[:_CODE_MAX], user_name=given.get("user", "")[:_NAME_MAX],
     )  # fmt: skip
     return _html(page, status_of(error) if error else 200)
 

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from gateway.errors import InputError
 
 DAYS_MAX = 397  # browsers refuse more
+_RENEW_BEFORE = datetime.timedelta(days=30)
 _BACKDATE = datetime.timedelta(days=1)  # a browser's clock may be behind ours
 
 
@@ -51,6 +52,12 @@ def self_signed(names: Sequence[str], now: datetime.datetime | None = None, days
         certificate.public_bytes(Encoding.PEM),
         key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     )
+
+
+def renewal_due(certificate: bytes, now: datetime.datetime) -> bool:
+    """Whether ``now`` (aware) lies outside the certificate's time, or so near its end that it should be replaced."""
+    held = x509.load_pem_x509_certificate(certificate)
+    return not held.not_valid_before_utc <= now <= held.not_valid_after_utc - _RENEW_BEFORE
 
 
 def _name(name: str) -> x509.GeneralName:
