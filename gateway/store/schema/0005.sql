@@ -1,25 +1,32 @@
--- What can be gone back to, what was seen, what was brought in as a file.
+-- The audit log in segments: closed ones are packed, the oldest are trimmed to a bound, and an anchor says where the rest begins.
 
--- Earlier anchors and reference values of a device, the newest last: `reference rollback` takes that one away again. Vetoes are not in it.
-CREATE TABLE reference_versions (
-    number    INTEGER PRIMARY KEY AUTOINCREMENT,
-    device_id TEXT NOT NULL,
-    body      TEXT NOT NULL,         -- References, plain
-    actor     TEXT NOT NULL,         -- who replaced it
-    at        TEXT NOT NULL          -- Instant, plain
+-- Lines `first` to `last`, packed (gateway/store/segments.py). `prev` is the hash before the first, `hash` that of the last.
+CREATE TABLE audit_segments (
+    first   INTEGER PRIMARY KEY,
+    last    INTEGER NOT NULL,
+    prev    BLOB    NOT NULL CHECK (length(prev) = 32),
+    hash    BLOB    NOT NULL CHECK (length(hash) = 32),
+    utc_ns  INTEGER NOT NULL,          -- of its first line
+    bytes   INTEGER NOT NULL,          -- of the body, unpacked
+    body    BLOB    NOT NULL
 ) STRICT;
-CREATE INDEX reference_versions_of_device ON reference_versions (device_id, number);
--- Flows of observed devices that no profile names, counted: bounded by whoever counts.
-CREATE TABLE seen_flows (
-    device_id TEXT PRIMARY KEY,
-    body      TEXT NOT NULL
+CREATE TRIGGER audit_segments_are_never_changed BEFORE UPDATE ON audit_segments
+BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END;
+
+-- What people read of packed lines, so that looking back unpacks nothing. `audit verify` compares it with the segments.
+CREATE TABLE audit_told (
+    sequence  INTEGER PRIMARY KEY,
+    utc_ns    INTEGER NOT NULL,
+    mono_ns   INTEGER NOT NULL,
+    kind      TEXT    NOT NULL,
+    severity  TEXT    NOT NULL,
+    device_id TEXT    NOT NULL,
+    text      TEXT    NOT NULL
 ) STRICT;
--- Files that prove themselves: revocation lists and CA certificates. A file never replaces a newer one.
-CREATE TABLE cached_files (
-    kind          TEXT    NOT NULL,
-    name          TEXT    NOT NULL,
-    body          BLOB    NOT NULL,
-    issued_ns     INTEGER NOT NULL,
-    good_until_ns INTEGER NOT NULL,
-    PRIMARY KEY (kind, name)
+
+-- The last line that was trimmed; a line of kind `trimmed` later in the chain names the same two.
+CREATE TABLE audit_anchor (
+    only_one INTEGER PRIMARY KEY CHECK (only_one = 1),
+    sequence INTEGER NOT NULL,
+    hash     BLOB    NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
