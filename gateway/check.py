@@ -136,9 +136,16 @@ def _listening(config: Config) -> Row:
 def _services(config: Config) -> Row:
     """Whether the ward's servers listen, and what the time that they give is worth."""
     from gateway.listening import listeners
+    from gateway.wiring import places_of
+    from gateway.wiring_reader import confirmed
 
+    somebody = bool(places_of(confirmed(config)))  # chronyd opens its port for the first one who may ask
     services, there = config.network.services, {(row.protocol, row.port) for row in listeners(config) if row.toward_ward}
-    wanted = {"dhcp": (services.dhcp, 67, "dhcp"), "dns": (services.dns, 53, "dhcp"), "ntp": (services.ntp, 123, "ntp")}
+    wanted = {
+        "dhcp": (services.dhcp, 67, "dhcp"),
+        "dns": (services.dns, 53, "dhcp"),
+        "ntp": (services.ntp and somebody, 123, "ntp"),
+    }
     dead = [f"{name} (wardgate-{unit})" for name, (on, port, unit) in wanted.items() if on and ("udp", port) not in there]
     if dead and config.network.addresses:
         return Row(
