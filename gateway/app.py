@@ -146,6 +146,7 @@ class App:
         self.readings = WayOut(
             config, self.outbox, self.journal, self.clock, certificate=self.certificates.at, told=self.tell,
             vouch=lambda spki: self.attester.register_software_key("uplink", spki),
+            subject=lambda device_id, at: self.holdings.assignments.at(device_id, at),
         )  # fmt: skip
         self.conductor = Conductor(
             Engine(), self.clock, audit=self.audit, enforcer=self.enforcer, grants=self.grants,
@@ -265,6 +266,7 @@ class App:
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
         supervisor.keep("housekeeping", self.housekeeping.run)
+        await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
         self.readings.start(supervisor)
         for name, settings in self.config.drivers.items():
             self.drivers[name] = drivers.load(name)(DriverContext(self, name), dict(settings))
@@ -321,7 +323,6 @@ class App:
             self.holdings.learned_flows.note(event, {s.id: s.device.ip_addresses})
 
     async def _keep_seen(self) -> None:
-        await self.holdings.open()
         while True:
             await asyncio.sleep(10)  # what is lost in a crash is seen again
             await self.holdings.save_seen()

@@ -447,7 +447,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     add("export", _audit_export, "the audit log as JSON lines", audit)
     from gateway import cli_holdings, cli_policy
 
-    tools = cli_policy.Tools(_say, _control, _password, person)
+    tools = cli_policy.Tools(_say, _control, _password, person, devices)
     cli_policy.register(add, commands, common, tools)
     cli_holdings.register(add, commands, common, tools)
     register(add, audit)

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gateway.cli_policy import Add, Tools
 
@@ -30,6 +31,12 @@ def register(add: Add, commands: Any, common: argparse.ArgumentParser, tools: To
     p.add_argument("--device", default="", metavar="ID", help="default: the device with the endorsement's UEID")
     p = add("rollback", bound(_rollback), "take the newest import back; vetoes stand", reference)
     p.add_argument("device", nargs="?", default="", metavar="ID")
+    devices = tools.devices
+    p = add(
+        "assign", bound(_assign), "label a device's readings with a patient's token, never a name; without one: nobody's", devices
+    )
+    p.add_argument("id")
+    p.add_argument("token", nargs="?", default="")
     text = "what is cached for a time without the outside world"
     cache = commands.add_parser("cache", help=text, description=text, parents=[common]).add_subparsers(required=True)
     add("list", bound(_cached), "what is cached, and until when it is good", cache)
@@ -62,6 +69,12 @@ def _import(o: argparse.Namespace, tools: Tools) -> int:
 def _rollback(o: argparse.Namespace, tools: Tools) -> int:
     done = tools.control(o).ask("POST", "/api/v1/references/rollback", {"device_id": o.device})
     tools.say(o, done, [*done["changed"], done["text"]])
+    return 0
+
+
+def _assign(o: argparse.Namespace, tools: Tools) -> int:
+    done = tools.control(o).ask("POST", f"/api/v1/devices/{quote(o.id, safe='')}/assign", {"token": o.token})
+    tools.say(o, done, [done["text"]])
     return 0
 
 

@@ -21,12 +21,13 @@ _DEFAULT_MINUTES = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What ``cli`` lends: printing, the daemon's client, a person's password, and the flags that name a person."""
+    """What ``cli`` lends: printing, the daemon's client, a person's password and flags, and the place of ``device`` commands."""
 
     say: Callable[[argparse.Namespace, Any, Sequence[str]], None]
     control: Callable[[argparse.Namespace], Any]
     password: Callable[[argparse.Namespace], str]
     person: Callable[[argparse.ArgumentParser], None]
+    devices: Any
 
 
 def register(add: Add, commands: Any, common: argparse.ArgumentParser, tools: Tools) -> None:

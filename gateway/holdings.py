@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 
+from gateway.assignments import KEPT, Assigned, Assignments
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError, UnavailableError
@@ -55,7 +56,7 @@ class Holdings:
     ) -> None:
         self._config, self._clock, self._inventory, self._stock, self._cache = config, clock, inventory, stock, cache
         self._keys, self._profiles, self._chain, self._emit, self._configure = keys, profiles, chain, emit, configure
-        self.learned_flows = Learned()
+        self.learned_flows, self.assignments = Learned(), Assignments()
 
     # --- endorsements and reference values ---
 
@@ -134,8 +135,28 @@ class Holdings:
     # --- flows that were seen ---
 
     async def open(self) -> None:
-        """Take up what was seen before the restart."""
+        """Take up what was seen and assigned before the restart."""
         self.learned_flows.restore(await self._stock.seen())
+        kept = [Assigned(*row) for row in await self._stock.assignments()]
+        await self._keep_assigned(self.assignments.begin(kept, self._clock.now()))
+
+    # --- whose readings a device takes ---
+
+    async def assign(self, who: User, device_id: str, token: str) -> dict[str, Any]:
+        """Label a device's readings with a token from now on; "" ends it. The record says that it was done, not the token."""
+        device = await self._device(device_id)
+        await self._keep_assigned([self.assignments.assign(device.id, token, self._clock.now())])
+        verb = "assigned a patient's token to" if token else "ended the assignment of"
+        await self._emit(OperatorCommand(who.name, who.role, verb, device.id))
+        text = (
+            f"readings of {device.id} are labelled {token} from now on"
+            if token
+            else f"readings of {device.id} are nobody's from now on"
+        )
+        return {"device": device.id, "token": token, "text": text}
+
+    async def _keep_assigned(self, entries: Sequence[Assigned]) -> None:
+        await self._stock.save_assignments([(e.device_id, e.token, e.boot_id, e.from_ns) for e in entries], KEPT)
 
     async def save_seen(self) -> None:
         """Keep what was seen since the last call."""

@@ -204,6 +204,10 @@ class HoldingsPort(Protocol):
         """A profile's draft of what was seen while a device was observed."""
         ...
 
+    async def assign(self, who: User, device_id: str, token: str) -> Mapping[str, Any]:
+        """Label a device's readings with a patient's token from now on; "" ends it."""
+        ...
+
     async def cached(self) -> Mapping[str, Any]:
         """What is cached, and until when it is good."""
         ...

@@ -37,13 +37,14 @@ class WayOut:
         certificate: Callable[[str, Instant], CertificateId | None],
         told: Callable[[PartChanged], None],
         vouch: Callable[[bytes], None],
+        subject: Callable[[str, Instant], str] = lambda _, at: "",
     ) -> None:
         """``certificate(device_id, at)``: which one was in force; ``vouch`` gets the SPKI of the client's key."""
         self._outbox, self._journal, self._clock, self._certificate = outbox, journal, clock, certificate
         self._announcer = Announcer(outbox)
         self._sender: Sender | None = None
         if config.uplink.host:
-            self._sender = Sender(config.uplink, config.gateway.id, outbox, clock, told=told, vouch=vouch)
+            self._sender = Sender(config.uplink, config.gateway.id, outbox, clock, told=told, vouch=vouch, subject=subject)
         self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
 
     async def put(self, batch: Sequence[Observation]) -> None:

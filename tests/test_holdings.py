@@ -253,3 +253,18 @@ def test_what_does_not_prove_itself_is_refused() -> None:
     leaf = ca.certify(ec.generate_private_key(ec.SECP256R1()).public_key())
     with pytest.raises(EvidenceError, match="no CA"):
         verify_file(leaf, anchors, at)
+
+
+async def test_an_assignment_outlives_a_restart_and_is_not_in_the_record(desk: Desk) -> None:
+    await desk.holdings.assign(BEA, "patch-1", "bed-7")
+    assert "bed-7" not in repr(desk.events)
+    desk.clock.reboot()
+    again = desk.holdings.assignments.__class__()
+    desk.holdings.assignments = again
+    await desk.holdings.open()
+    assert again.current("patch-1") == "bed-7" == again.at("patch-1", desk.clock.now())
+    assert len(await desk.stock.assignments()) == 2
+    await desk.holdings.assign(BEA, "patch-1", "")
+    assert again.current("patch-1") == ""
+    with pytest.raises(InputError, match="no device"):
+        await desk.holdings.assign(BEA, "nobody", "bed-7")

@@ -267,7 +267,7 @@ def _migrate(db: Connection) -> None:
 # to nobody. The audit log is not: half a chain proves nothing; the file set aside stays readable by `audit verify`.
 _SALVAGED = (
     "devices", "profiles", "device_references", "service_windows", "vetoes", "users", "outbox", "outbox_counts",
-    "outbox_messages", "outbox_message_counts", "dead_letters", "journal", "reference_versions", "cached_files",
+    "outbox_messages", "outbox_message_counts", "dead_letters", "journal", "reference_versions", "cached_files", "assignments",
 )  # fmt: skip
 
 

@@ -87,6 +87,22 @@ class Stock:
         rows = await self._db.run(lambda db: db.execute(sql).fetchall())
         return [ReferenceVersion(r[0], r[1], r[2], cast(Instant, codec.from_plain(Instant, json.loads(r[3])))) for r in rows]
 
+    async def save_assignments(self, rows: Sequence[tuple[str, str, str, int]], kept: int) -> None:
+        """Add (device id, token, boot id, boot time in ns); of each device the newest ``kept`` stay."""
+
+        def work(db: Connection) -> None:
+            for row in rows:
+                db.execute("INSERT INTO assignments (device_id, token, boot_id, from_ns) VALUES (?, ?, ?, ?)", row)
+                old = "SELECT number FROM assignments WHERE device_id = ? ORDER BY number DESC LIMIT -1 OFFSET ?"
+                db.execute(f"DELETE FROM assignments WHERE number IN ({old})", (row[0], kept))  # noqa: S608 - our text
+
+        await self._db.run(work)
+
+    async def assignments(self) -> Sequence[tuple[str, str, str, int]]:
+        """What ``save_assignments`` kept, oldest first."""
+        sql = "SELECT device_id, token, boot_id, from_ns FROM assignments ORDER BY number"
+        return [tuple(r) for r in await self._db.run(lambda db: db.execute(sql).fetchall())]
+
     async def save_seen(self, rows: Sequence[tuple[str, str]]) -> None:
         """Replace what was seen of devices: (device id, JSON)."""
         sql = "INSERT INTO seen_flows VALUES (?, ?) ON CONFLICT (device_id) DO UPDATE SET body = excluded.body"

@@ -6,7 +6,7 @@ Every message names its gateway, the stream its ids belong to and itself, so tha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,11 +31,13 @@ def readings_key(waiting: Sequence[Waiting]) -> str:
     return f"r{waiting[0].id}-{waiting[-1].id}-{len(waiting)}"
 
 
-def readings_message(gateway: str, stream: str, waiting: Sequence[Waiting], now: Instant) -> str:
-    """Readings of one device, oldest first."""
+def readings_message(
+    gateway: str, stream: str, waiting: Sequence[Waiting], now: Instant, subject: Callable[[str, Instant], str] = lambda _, at: ""
+) -> str:
+    """Readings of one device, oldest first. ``subject(device_id, taken_at)``: the patient's token then, "" for none."""
     device = waiting[0].observation.device_id
     body = _head("observations", gateway, stream, readings_key(waiting))
-    return _json({**body, "device": device, "observations": [_reading(w.id, w.observation, now) for w in waiting]})
+    return _json({**body, "device": device, "observations": [_reading(w.id, w.observation, now, subject) for w in waiting]})
 
 
 def event_body(effect: Send, at: Instant) -> str:
@@ -84,8 +86,8 @@ def _head(schema: str, gateway: str, stream: str, message: str) -> dict[str, Any
     return {"schema": _schema(schema), "gateway": gateway, "stream": stream, "message": message}
 
 
-def _reading(number: int, o: Observation, now: Instant) -> dict[str, Any]:
-    taken = _moment(o.taken_at)
+def _reading(number: int, o: Observation, now: Instant, subject: Callable[[str, Instant], str]) -> dict[str, Any]:
+    taken, whose = _moment(o.taken_at), subject(o.device_id, o.taken_at)
     return {
         "id": number,
         "quantity": o.quantity,
@@ -96,6 +98,7 @@ def _reading(number: int, o: Observation, now: Instant) -> dict[str, Any]:
         "taken_at": taken,
         "received_at": taken if o.received_at is o.taken_at else _moment(o.received_at),
         "is_historical": _historical(o.taken_at, now),
+        **({"subject": whose} if whose else {}),
     }
 
 

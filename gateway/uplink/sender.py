@@ -18,6 +18,7 @@ from gateway.clock import Clock
 from gateway.config import Uplink
 from gateway.errors import InputError, MalformedError, UnavailableError
 from gateway.model.event import PartChanged
+from gateway.model.instant import Instant
 from gateway.ports import OutgoingPort
 from gateway.uplink import messages
 from gateway.uplink.lanes import READINGS_PRIORITY, WINDOW, Fate, Lane, Lanes, Message, Result
@@ -45,10 +46,11 @@ class Sender:
         *,
         told: Callable[[PartChanged], None],
         vouch: Callable[[bytes], None],
+        subject: Callable[[str, Instant], str] = lambda _, at: "",
     ) -> None:
         """``told`` hears of changes; ``vouch`` gets the SPKI of the client's key, so that the gateway's quote names it."""
         self._settings, self._gateway, self._outbox, self._clock = settings, gateway, outbox, clock
-        self._told, self._vouch = told, vouch
+        self._told, self._vouch, self._subject = told, vouch, subject
         self._base = f"{settings.prefix}/{gateway}"
         self._lanes, self._stream = Lanes(), ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -229,7 +231,7 @@ class Sender:
         if last is not None:
             waiting = [w for w in waiting if w.id <= last]
         while waiting:
-            body = messages.readings_message(self._gateway, self._stream, waiting, now)
+            body = messages.readings_message(self._gateway, self._stream, waiting, now, self._subject)
             if len(waiting) == 1 or len(body.encode()) <= self._body_max:
                 return Message(topic, messages.readings_key(waiting), body, device_id, tuple(w.id for w in waiting))
             waiting = waiting[: len(waiting) // 2]

@@ -31,6 +31,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/v1/cache", cached),
         web.post("/api/v1/cache/import", import_cached),
         web.get("/api/v1/devices/{id}/learned", learned),
+        web.post("/api/v1/devices/{id}/assign", assign),
     ]
 
 
@@ -80,6 +81,16 @@ async def learned(request: web.Request) -> web.Response:
     operator(request)
     device_id = _device_id(request.match_info["id"])
     return web.json_response(dict(await request.app[DESK].console.holdings.learned(device_id)))
+
+
+async def assign(request: web.Request) -> web.Response:
+    """Label a device's readings with a patient's token: ``{"token"}``; empty: nobody's."""
+    who, body = await _asked(request, {"token"})
+    token = body.get("token", "")
+    if not isinstance(token, str):
+        raise InputError("token is no text", "send a token, or an empty text to end it")
+    device_id = _device_id(request.match_info["id"])
+    return web.json_response(dict(await request.app[DESK].console.holdings.assign(who.user, device_id, token)))
 
 
 async def _asked(request: web.Request, known: set[str]) -> tuple[Visitor, dict[str, Any]]:

@@ -197,6 +197,30 @@ def test_a_profile_without_on_loss_is_refused(bench: Bench, tmp_path: Path) -> N
     assert done.returncode == 2 and "on_loss" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_profile_that_nobody_confirms_goes_back_by_itself(bench: Bench, tmp_path: Path) -> None:
+    """On the whole gateway: the kernel, root's timer and the daemon's profile there and back; the monitoring flow is not cut."""
+    trusted(bench)
+
+    def needed() -> int:
+        return {f["name"]: f["required"] for f in bench.device("pump-1")["functions"]}["maintenance"]
+
+    text = (TOP / "hil/profiles/infusion-pump.toml").read_text()
+    lower, deaf = tmp_path / "lower.toml", tmp_path / "deaf.toml"
+    lower.write_text(text.replace("required = 3", "required = 2"))
+    deaf.write_text(text[: text.index("# What a patient depends on")])
+    refused = bench.wardgate("policy", "apply", str(deaf), code=2)
+    assert "pump-1.monitoring" in refused["error"] and needed() == 3
+    done = bench.wardgate("policy", "apply", str(lower), "--minutes", "0.1")
+    assert done["vital_cut"] == [] and any("maintenance: needs level 2" in line for line in done["difference"])
+    seen, deadline = {needed()}, time.monotonic() + 15
+    while bench.wardgate("policy", "pending")["pending"] or needed() != 3:
+        assert time.monotonic() < deadline
+        seen.add(needed())
+        time.sleep(0.2)
+    assert 2 in seen  # it was in force meanwhile
+    assert bench.wardgate("policy", "check", "--live")["live"]["ok"]
+
+
 def test_the_commands_say_what_the_page_says(bench: Bench) -> None:
     trusted(bench)
     status = bench.wardgate("status", code=None)

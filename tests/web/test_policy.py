@@ -14,7 +14,15 @@ from tests.fakes.policy import VITAL
 from tests.web.conftest import Door
 
 APPLY, CONFIRM, ROLLBACK = "/api/v1/policy/apply", "/api/v1/policy/confirm", "/api/v1/policy/rollback"
-POSTS = (APPLY, CONFIRM, ROLLBACK, "/api/v1/references/import", "/api/v1/references/rollback", "/api/v1/cache/import")
+POSTS = (
+    APPLY,
+    CONFIRM,
+    ROLLBACK,
+    "/api/v1/references/import",
+    "/api/v1/references/rollback",
+    "/api/v1/cache/import",
+    "/api/v1/devices/pump-1/assign",
+)
 OPERATOR_GETS = ("/api/v1/references", "/api/v1/cache", "/api/v1/devices/pump-1/learned")
 
 

@@ -23,3 +23,12 @@ CREATE TABLE cached_files (
     good_until_ns INTEGER NOT NULL,
     PRIMARY KEY (kind, name)
 ) STRICT;
+-- Whose readings a device takes, from when on (boot time); an empty token ends it.
+CREATE TABLE assignments (
+    number    INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id TEXT    NOT NULL,
+    token     TEXT    NOT NULL,
+    boot_id   TEXT    NOT NULL,
+    from_ns   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX assignments_of_device ON assignments (device_id, number);
