@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ CONFIG, CONFIRMED, OPERATORS, TPM_STATE, SHARED_KEYS = (
     "shared-keys.json",
 )
 UPLINK = ("uplink/ca", "uplink/cert", "uplink/key")
-PROFILE = "profiles/"
+PROFILE, TLS = "profiles/", "tls/"
 _MAX_FILE = 48 * 1024 * 1024  # bytes: a confirmed policy of 10,000 devices is 5 MB, 32 are the most it can have
 
 
@@ -54,6 +55,9 @@ def places(config: Config, config_path: Path) -> dict[str, Path]:
     found |= {TPM_STATE: state / TPM_STATE, SHARED_KEYS: state / SHARED_KEYS}
     if config.uplink.host:
         found |= dict(zip(UPLINK, (config.uplink.ca, config.uplink.cert, config.uplink.key), strict=True))
+    for name, tls in config.tls.items():
+        named = (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key))
+        found |= {f"{TLS}{name}/{part}": path for part, path in named if path is not None}
     return found
 
 
@@ -122,7 +126,7 @@ def read(file: BinaryIO, passphrase: str, name: str) -> Contents:
         raise InputError(f"{name} opens, but its content is not what this version writes", "install the version that made it")
     known = {CONFIG, CONFIRMED, OPERATORS, TPM_STATE, SHARED_KEYS, *UPLINK}
     for entry in files:
-        if entry not in known and not _is_profile(entry):
+        if entry not in known and not _is_profile(entry) and not _is_tls(entry):
             raise InputError(f"{name} holds a file {entry[:60]!r} that no backup has", "use another file; nothing was changed")
     if CONFIG not in files:
         raise InputError(f"{name} has no configuration", "use another file; nothing was changed")
@@ -133,8 +137,9 @@ def read(file: BinaryIO, passphrase: str, name: str) -> Contents:
     return Contents(config, files, check_rows(tables), facts, hashlib.sha256(content).hexdigest())
 
 
+def _is_tls(entry: str) -> bool:
+    return re.fullmatch(r"tls/[A-Za-z0-9_-]{1,64}/(ca|cert|key)", entry) is not None
+
+
 def _is_profile(entry: str) -> bool:
-    stem = entry.removeprefix(PROFILE).removesuffix(".toml")
-    return (
-        entry == f"{PROFILE}{stem}.toml" and 1 <= len(stem) <= 64 and all(c.isascii() and (c.isalnum() or c in "-_") for c in stem)
-    )
+    return re.fullmatch(r"profiles/[A-Za-z0-9_-]{1,64}\.toml", entry) is not None

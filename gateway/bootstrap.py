@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -290,19 +291,27 @@ def enrol(config: Config, *, ca: str | None, request: Path | None, response: Pat
 
 
 def verify_audit(config: Config) -> Answer:
-    """Walk the hash chain; raises EvidenceError naming the first broken line."""
-    from gateway.store.audit import AuditLog, Head
+    """Walk the hash chain, up to and beyond the newest checkpoint; raises EvidenceError naming the first broken line."""
+    from gateway.store.audit import AuditLog, Extent, Head
+    from gateway.store.cache import CertificateCache
 
-    async def work(database: Database) -> Head:
-        audit = AuditLog(database)
+    async def work(database: Database) -> tuple[Head, Extent]:
+        audit, kept = AuditLog(database), await CertificateCache(database).checkpoint()
         try:
-            return await audit.verify()
+            head = await audit.verify(Head(kept.audit_sequence, kept.audit_hash) if kept else None)
+            return head, await audit.extent()
         finally:
             await audit.close()
 
-    head = asyncio.run(_with_store(config, work))
-    text = f"the audit log holds: {head.sequence} lines, each bound to the one before; the last is {head.hash.hex()}"
-    return {"ok": True, "lines": head.sequence, "head": head.hash.hex()}, [text]
+    head, extent = asyncio.run(_with_store(config, work))
+    since = ""
+    if extent.first_utc_ns is not None:
+        since = f" from line {extent.first} of {datetime.fromtimestamp(extent.first_utc_ns / 1e9, tz=UTC):%Y-%m-%d %H:%M} UTC on"
+    lines = [f"the audit log holds{since}: {head.sequence} lines, each bound to the one before; the last is {head.hash.hex()}"]
+    if extent.trimmed:
+        lines.append(f"lines 1 to {extent.trimmed} were trimmed to keep it within bounds, and a line of the chain says so")
+    document = {"ok": True, "lines": head.sequence, "head": head.hash.hex(), "first": extent.first, "trimmed": extent.trimmed}
+    return document, lines
 
 
 def export_audit(config: Config, out: TextIO) -> None:

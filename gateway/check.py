@@ -13,10 +13,10 @@ from gateway.config import Config
 from gateway.errors import WardgateError
 from gateway.surroundings import Row
 
-_NTP_SOCKET = Path("/var/lib/wardgate-ntp/chronyd.sock")
 __all__ = ["Row", "run_checks"]
 
 _SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
+_NTP_SOCKET = Path("/var/lib/wardgate-ntp/chronyd.sock")
 
 
 def run_checks(config: Config, skip: Sequence[str] = (), config_path: Path | None = None) -> list[Row]:
@@ -24,9 +24,9 @@ def run_checks(config: Config, skip: Sequence[str] = (), config_path: Path | Non
     checks: tuple[tuple[str, Callable[[Config], Row | list[Row]]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
         ("wiring", _wiring), ("listeners", _listening), ("services", _services), ("bridge", _bridge), ("enforcer", _enforcer),
-        ("clock", lambda c: surroundings.clock()), ("broker", _broker),
-        ("disk", lambda c: surroundings.disk(c.gateway.state)), ("memory", lambda c: surroundings.memory()),
-        ("permissions", lambda c: surroundings.permissions(c, config_path)), ("record", _record),
+        ("clock", lambda c: surroundings.clock()), ("broker", _broker), ("disk", lambda c: surroundings.disk(c.gateway.state)),
+        ("memory", lambda c: surroundings.memory()), ("permissions", lambda c: surroundings.permissions(c, config_path)),
+        ("record", _record),
     )  # fmt: skip
     rows: list[Row] = []
     for name, check in checks:
@@ -39,6 +39,8 @@ def run_checks(config: Config, skip: Sequence[str] = (), config_path: Path | Non
             rows.append(Row(name, False, e.what, e.remedy))
         except OSError as e:
             rows.append(Row(name, False, f"{e.strerror or e} ({e.filename or 'no file'})", "run it as root"))
+        except Exception as e:  # noqa: BLE001 - the other checks are needed most when one meets what nobody expected
+            rows.append(Row(name, False, f"this could not be checked ({type(e).__name__}: {e})", "please report it with this line"))
     return rows
 
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_messages
-from gateway.cli_lifecycle import register
+from gateway import cli_lifecycle, cli_messages
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -445,9 +444,9 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
     add("verify", _audit_verify, "check the hash chain of the audit log", audit)
     add("export", _audit_export, "the audit log as JSON lines", audit)
+    cli_lifecycle.register(add, audit)
     from gateway import cli_holdings, cli_policy
 
     tools = cli_policy.Tools(_say, _control, _password, person, devices)
     cli_policy.register(add, commands, common, tools)
     cli_holdings.register(add, commands, common, tools)
-    register(add, audit)

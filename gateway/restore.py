@@ -129,13 +129,10 @@ def _check_paths(o: Options, config: Config) -> None:
     for name, path, usual in chosen:
         if path not in usual and not o.with_paths:
             raise InputError(f"the backup keeps its {name} at {path}, this gateway does not", "add --with-paths if that is right")
-    if config.uplink.host:
-        for path in (config.uplink.ca, config.uplink.cert, config.uplink.key):
-            inside = any(path.is_relative_to(d) and ".." not in path.parts for d in (config.gateway.state, o.config_path.parent))
-            if not inside:
-                raise InputError(
-                    f"the backup has an uplink file at {path}", "move it below the state folder or the configuration's"
-                )
+    for name, path in backup.places(config, o.config_path).items():
+        inside = any(path.is_relative_to(d) and ".." not in path.parts for d in (config.gateway.state, o.config_path.parent))
+        if name.startswith(("uplink/", backup.TLS)) and not inside:
+            raise InputError(f"the backup has {name} at {path}", "move it below the state folder or the configuration's")
 
 
 async def _same_machine(c: backup.Contents) -> bool:
@@ -230,7 +227,7 @@ def _put_files(o: Options, c: backup.Contents, same: bool, owner: tuple[int, int
             continue
         if name == backup.TPM_STATE and path.exists():
             continue  # what this machine knows of its TPM is newer: it may have been enrolled since
-        private = name not in (backup.CONFIG, "uplink/ca", "uplink/cert")
+        private = name != backup.CONFIG and not name.endswith(("/ca", "/cert"))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, c.files[name], 0o600 if private else 0o644)
         if path.is_relative_to(c.config.gateway.state):

@@ -126,8 +126,8 @@ def _manifest(entries: Mapping[str, bytes]) -> bytes:
         "What is not, because no entry has a place for it: passwords, claim codes, tokens, sessions, keys, certificates, passkeys,",
         "credentials; names of people, devices, places and the gateway; addresses; readings, HL7 messages, evidence, reasons.",
         "",
-        "In sentences only words of Wardgate's own program pass; all else is shown as #. Devices are numbered in the order of",
-        "their ids, as `wardgate device list` shows them.",
+        "In sentences only what Wardgate itself says passes, word beside word; all else is shown as #. Devices are numbered in",
+        "the order of their ids, as `wardgate device list` shows them.",
     ]
     return ("\n".join(lines) + "\n").encode("ascii")
 

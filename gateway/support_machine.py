@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _STATES = (
     "indirect linked generated transient alias",
 )
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+~-]{0,40}")
+_STATIC = (Path("/usr/share/wardgate/wardgate.nft"), Path(__file__).resolve().parents[1] / "image" / "wardgate.nft")
 _LOG_LINES = 400
 _PATIENCE_S = 10
 _BOARD = re.compile(r"Raspberry Pi [0-9A-Za-z .]{1,40}")
@@ -132,7 +134,7 @@ def firewall() -> dict[str, Any]:
     for entry in listed:
         for kind, body in entry.items():
             if kind in ("chain", "set", "map", "rule"):
-                table = found.setdefault(f"{word(body['family'])} {word(body['table'])}", {"chains": {}, "sets": {}})
+                table = found.setdefault(f"{word(body['family'])} {_name(body['table'])}", {"chains": {}, "sets": {}})
                 if kind in ("set", "map"):
                     table["sets"][_name(body["name"])] = len(body.get("elem", ()))
                 elif kind == "chain":
@@ -144,9 +146,15 @@ def firewall() -> dict[str, Any]:
     return found
 
 
+@lru_cache(maxsize=1)
+def _own_names() -> frozenset[str]:
+    """Names of tables, chains and sets in our static text; another table's are not ours to tell."""
+    text = next((p.read_text(encoding="utf-8") for p in _STATIC if p.exists()), "")
+    return frozenset(re.findall(r"(?m)^\s*(?:table\s+\w+|chain|set|map)\s+(\w+)", text))
+
+
 def _name(text: str) -> str:
-    """A chain's or a set's name, as our static text has them; another table's is not ours to tell."""
-    return text if re.fullmatch(r"[a-z]{2,12}[0-9]?(_[46]|[46])?", text) and word(re.sub(r"[0-9_]", "", text)) != "#" else "#"
+    return text if text in _own_names() else "#"
 
 
 def wiring(config: Config, net: Path = Path("/sys/class/net")) -> list[dict[str, Any]]:

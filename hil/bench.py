@@ -28,6 +28,7 @@ from hil.broker import Broker, issue
 from hil.control import ask
 from hil.network import ATTACKER, MONITOR, PUMP, TABLE_FILE, Ward
 from hil.process import BenchError, Process, start
+from hil.record import Row, lines
 from hil.services import start_services
 from hil.tpm import Swtpm
 
@@ -489,10 +490,13 @@ class Bench:
 
     def collected_ns(self, device_id: str, decided_ns: int) -> int:
         """When (boot time) the evidence that was decided on at ``decided_ns`` had been collected by the driver."""
-        sql = "SELECT body FROM audit WHERE kind = 'event' AND text = 'EvidenceArrived' AND device_id = ? AND mono_ns = ?"
-        with contextlib.closing(self._database()) as db:
-            body = json.loads(db.execute(sql, (device_id, decided_ns)).fetchone()[0])
+        wanted = ("event", "EvidenceArrived", device_id, decided_ns)
+        body = next(row[4] for row in self.record(decided_ns - 1) if row[:4] == wanted)
         return int(body["event"]["evidence"]["collected_at"]["mono_ns"])
+
+    def record(self, after_ns: int) -> list[Row]:
+        """The lines of the gateway's record since a moment (boot time)."""
+        return lines(self.state / "gateway" / "wardgate.sqlite", after_ns)
 
     def totals(self) -> dict[str, int]:
         """Readings the gateway took in, readings the hospital has (each once), and the difference once nothing waits any more."""

@@ -5,10 +5,8 @@ Every figure is measured here and now. Refuses to know how the bench is built.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -112,9 +110,7 @@ def refused_at(bench: Bench, device_id: str, after_ns: int) -> tuple[int, str]:
 
 def level_changes(bench: Bench, after_ns: int) -> list[str]:
     """Every decision that changed a level since a moment (boot time)."""
-    sql = "SELECT device_id, body FROM audit WHERE kind = 'decision' AND mono_ns > ?"
-    with contextlib.closing(bench._database()) as db:
-        rows = [(d, json.loads(b)) for d, b in db.execute(sql, (after_ns,))]
+    rows = [(d, b) for kind, _, d, _, b in bench.record(after_ns) if kind == "decision"]
     return [f"{d}: {b['before']} → {b['level']}" for d, b in rows if b["level"] != b["before"]]
 
 

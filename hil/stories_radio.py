@@ -5,8 +5,6 @@ Both play on the real virtual air, in processes of their own, with everything bu
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from typing import Any
 
@@ -21,9 +19,8 @@ LEAST_S = 3.5  # how long an attacker stands in a wearable's place
 
 def _counted(bench: Bench, device_id: str, after_ns: int) -> int:
     """How many beacons in a device's name the driver told of that nobody made, or that were old."""
-    sql = "SELECT body FROM audit WHERE kind = 'event' AND text = 'Behaviour' AND device_id = ? AND mono_ns > ?"
-    with contextlib.closing(bench._database()) as db:
-        events = [json.loads(b)["event"] for (b,) in db.execute(sql, (device_id, after_ns))]
+    told = ("event", "Behaviour", device_id)
+    events = [body["event"] for *names, _, body in bench.record(after_ns) if tuple(names) == told]
     return sum(int(e["count"]) for e in events if e["code"] in ("beacon-forged", "beacon-stale"))
 
 

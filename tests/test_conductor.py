@@ -177,3 +177,46 @@ async def test_decided_means_decided(rig: Rig) -> None:
     async with asyncio.timeout(5):
         await rig.conductor.decided()
     assert len(seen) == 3
+
+
+async def test_inputs_that_decided_nothing_share_a_commit_and_a_decision_takes_them_along(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway import conductor
+
+    monkeypatch.setattr(conductor, "QUIET_S", 0.2)
+    appended: list[int] = []
+    append = rig.audit.append
+
+    async def counted(records):  # type: ignore[no-untyped-def]
+        appended.append(len(records))
+        return await append(records)
+
+    rig.audit.append = counted  # type: ignore[method-assign]
+    for _ in range(20):
+        rig.take()
+        await asyncio.sleep(0.001)
+    assert appended == [], "nobody waits for these"
+    await until(lambda: appended == [20], "all of them in one commit, soon")
+    rig.take()
+    await asyncio.sleep(0.01)
+    rig.take(WHY, rig.grant(TrustLevel.FULL))
+    await until(lambda: rig.level() == 3, "granted")
+    assert appended == [20, 3], "the input before it is on disk with the decision"
+    assert [r.kind for _, r in rig.audit.rows[-3:]] == ["event", "event", "decision"]
+
+
+async def test_a_renewal_does_not_wait_for_the_disk_and_the_end_writes_what_waits(rig: Rig) -> None:
+    rig.take(WHY, rig.grant(TrustLevel.FULL))
+    await until(lambda: rig.level() == 3, "granted")
+    rig.audit.full = True
+    before = rig.journal.count("grant pump-1 3")
+    rig.take(rig.grant(TrustLevel.FULL, renewal=True))
+    await until(lambda: rig.journal.count("grant pump-1 3") == before + 1, "renewed with a full disk")
+    with pytest.raises(UnavailableError):
+        await rig.conductor.close()
+    rig.audit.full = False
+    rig.take()
+    await asyncio.sleep(0.02)
+    await rig.conductor.close()
+    assert rig.audit.rows[-1][1].kind == "event"

@@ -1,7 +1,8 @@
 """What of the database can be moved: the ward, its people and its vetoes, as rows in and out of a backup.
 
 Not moved, because it would be wrong somewhere else or a second time: the record, readings and messages that wait,
-certificates and the chain of batches, checkpoints, sessions, claims, open repairs. Refuses to know files and passphrases.
+certificates and the chain of batches, cached files, checkpoints, sessions, claims, open repairs. Refuses to know
+files and passphrases.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "devices": ("id", "body", "passkey"),
     "profiles": ("id", "digest", "toml", "confirmed_by", "confirmed_at", "current", "number"),
     "device_references": ("device_id", "body"),
+    "reference_versions": ("number", "device_id", "body", "actor", "at"),
     "drafts": ("name", "body", "author", "at"),
     "users": ("name", "role", "password"),
     "vetoes": ("device_id", "media_type", "text", "sequence", "cleared"),
@@ -82,7 +84,7 @@ def _meaning(tables: Rows) -> str:
         for device_id, body, _ in tables["devices"]:
             if codec.from_plain(Device, json.loads(body)).id != device_id:
                 return f"device {device_id}: another one inside"
-        for _, body in tables["device_references"]:
+        for body in (*(r[1] for r in tables["device_references"]), *(r[2] for r in tables["reference_versions"])):
             codec.from_plain(References, json.loads(body))
         for row in tables["profiles"]:
             codec.from_plain(Instant, json.loads(row[4]))

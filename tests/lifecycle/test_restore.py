@@ -203,6 +203,11 @@ def test_nothing_changes_for_a_file_that_is_not_right(home: Home, tmp_path: Path
 HOSTILE: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (lambda d: d["files"].update({"../../etc/passwd": b"x"}), "that no backup has"),
     (lambda d: d["files"].update({"profiles/../x.toml": b"x"}), "that no backup has"),
+    (lambda d: d["files"].update({"tls/../key": b"x"}), "that no backup has"),
+    (
+        lambda d: d["files"].update({"wardgate.toml": d["files"]["wardgate.toml"] + b'\n[tls.x]\nca = "/etc/passwd"\n'}),
+        "the backup has tls/x/ca at /etc/passwd",
+    ),
     (lambda d: d["files"].update({"profiles/bad.toml": b"id = 3"}), "profiles/bad.toml in the backup"),
     (lambda d: d["files"].update({"confirmed.json": b"{}"}), "confirmed.json in the backup"),
     (lambda d: d["files"].update({"operators.json": b"[]"}), "operators.json in the backup"),

@@ -250,7 +250,7 @@ def test_what_a_supporter_needs_is_there(seeded: Path) -> None:
     assert parsed["configuration.json"]["timing"]["lease_s"] == 30
     assert parsed["configuration.json"]["drivers"]["modbus"]["listen_port"] == 15502
     assert parsed["status.json"]["devices"][0]["device"] == "device-1" and parsed["status.json"]["devices"][0]["level"] == 0
-    assert parsed["status.json"]["devices"][0]["reason"] == "register # is # for #"
+    assert parsed["status.json"]["devices"][0]["reason"] == "# # is # for #"
     assert {r["name"] for r in parsed["check.json"]} >= {"tpm", "clock", "disk", "memory"}
     assert parsed["store.json"]["rows"]["outbox"] == 1 and parsed["store.json"]["schema"] >= 4
     assert parsed["firewall.json"]["inet wardgate"]["chains"]["forward"]["packets"][0] == 7
@@ -258,7 +258,7 @@ def test_what_a_supporter_needs_is_there(seeded: Path) -> None:
     lines = [json.loads(x) for x in entries["record.jsonl"].splitlines()]
     decision = next(x for x in lines if x["kind"] == "decision")
     assert decision["device"] == "device-1" and decision["level"] == 0 and decision["before"] == 3
-    assert decision["text"].startswith("device-1: level # # #: configuration changed at register")
+    assert decision["text"].startswith("device-1: level # # #: configuration changed at")
     assert any(x["text"] == "EvidenceArrived" for x in lines)
     assert any("the broker refused" in json.loads(x)["text"] for x in entries["journal.jsonl"].splitlines())
 
@@ -306,7 +306,9 @@ def test_the_command_makes_one_with_the_daemon_dead(seeded: Path, tmp_path: Path
 
 def test_only_our_own_words_pass() -> None:
     devices = {"pump-1": "device-1", "pump-11": "device-2"}
-    assert in_own_words("pump-11: level 3 → 0: register 104 is 41775", devices) == "device-2: level # # #: register # is #"
+    assert in_own_words("pump-11: level 3 → 0: register 104 is 41775", devices) == "device-2: level # # #: # # is #"
+    assert in_own_words("correct horse battery staple") == "# # # #", "common words, and not said by us beside one another"
+    assert in_own_words("pump-1: no evidence: timeout; its trust ages", devices) == "device-1: no evidence: #; its trust ages"
     assert in_own_words("the TPM does not answer at swtpm:host=127.0.0.1,port=24321 (0xa000a)").startswith(
         "the TPM does not answer at"
     )
