@@ -107,16 +107,14 @@ def _ask(a: Answers) -> Answers:
 
     addresses = ask("this gateway's own addresses, separated by spaces", " ".join(a.addresses)).split()
     peers = ask("hospital hosts as NAME=ADDRESS, separated by spaces", " ".join(a.peers)).split()
-    name, ward, uplink = (
-        ask("what this gateway is called", a.name),
-        ask("ward interface", a.ward),
-        ask("hospital interface", a.uplink),
-    )
+    name = ask("what this gateway is called", a.name)
+    cards = ask("which network card is what, as hosp0=enp1s0 mgmt0=enp3s0 p-pump-1=enp2s0", " ".join(a.nics)).split()
+    page = ask("the page's own addresses on mgmt0, as 10.1.0.2/24", " ".join(a.management_addresses)).split()
     broker = ask("the hospital's MQTT broker as HOST or HOST:PORT, nothing for none", a.broker)
     where = ask("the broker's addresses, nothing if that was one", " ".join(a.broker_addresses)).split() if broker else []
     ca = ask("the hospital's CA for enrolment as https://…, nothing to go by files", a.ca)
     return replace(
-        a, name=name, ward=ward, uplink=uplink, addresses=tuple(addresses), peers=tuple(peers),
+        a, name=name, nics=tuple(cards), management_addresses=tuple(page), addresses=tuple(addresses), peers=tuple(peers),
         broker=broker, broker_addresses=tuple(where), ca=ca,
     )  # fmt: skip
 

@@ -56,6 +56,10 @@ def _profiles(config: Config) -> Row:
 def _tpm(config: Config) -> Row:
     from gateway.attester.tpm import Tpm
 
+    device = Path(config.tpm.tcti.partition("device:")[2])
+    if config.tpm.tcti.startswith("device:") and not device.exists():
+        return Row("tpm", False, f"there is no {device}", _missing_tpm())
+
     async def look() -> str:
         tpm = Tpm(config.tpm.tcti)
         try:
@@ -65,6 +69,17 @@ def _tpm(config: Config) -> Row:
             await tpm.close()
 
     return Row("tpm", True, asyncio.run(look()) or f"answers on {config.tpm.tcti}")
+
+
+def _missing_tpm(boot: tuple[Path, ...] = (Path("/boot/firmware/config.txt"), Path("/boot/config.txt"))) -> str:
+    """What to do: a Raspberry Pi has no firmware set-up, and its overlay is the owner's to choose."""
+    for file in boot:
+        if file.exists():
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            if any(line.strip().startswith("dtoverlay=tpm") for line in lines):
+                return f"{file} has the overlay: start the machine again, and look at how the module sits"
+            return f"add dtparam=spi=on and the overlay (dtoverlay=tpm-slb9670 for most modules) to {file}, then start again"
+    return "switch the TPM 2.0 on in the firmware set-up"
 
 
 def _keys(config: Config) -> Row:
@@ -138,9 +153,16 @@ def _listening(config: Config) -> Row:
 def _services(config: Config) -> Row:
     """Whether the ward's servers listen, and what the time that they give is worth."""
     from gateway.listening import listeners
+    from gateway.wiring import places_of
+    from gateway.wiring_reader import confirmed
 
+    somebody = bool(places_of(confirmed(config)))  # chronyd opens its port for the first one who may ask
     services, there = config.network.services, {(row.protocol, row.port) for row in listeners(config) if row.toward_ward}
-    wanted = {"dhcp": (services.dhcp, 67, "dhcp"), "dns": (services.dns, 53, "dhcp"), "ntp": (services.ntp, 123, "ntp")}
+    wanted = {
+        "dhcp": (services.dhcp, 67, "dhcp"),
+        "dns": (services.dns, 53, "dhcp"),
+        "ntp": (services.ntp and somebody, 123, "ntp"),
+    }
     dead = [f"{name} (wardgate-{unit})" for name, (on, port, unit) in wanted.items() if on and ("udp", port) not in there]
     if dead and config.network.addresses:
         return Row(

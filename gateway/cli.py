@@ -346,6 +346,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    from gateway.cli_forget import register as register_forget
+
     p = add("init", _init, "first boot: keys, identity, wardgate.toml, a claim code")
     p.add_argument("--new-claim", action="store_true", help="a new claim code after a lost password; nothing else changes")
     p.add_argument("--state", type=Path, default=Path("/var/lib/wardgate"))
@@ -378,6 +380,7 @@ def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     way.add_argument("--ca", metavar="URL")
     way.add_argument("--request", type=Path, metavar="FILE")
     way.add_argument("--response", type=Path, metavar="FILE")
+    register_forget(add, _say)
     add("check", _check, "everything that must be right, each ok or what to do")
     add("run", _run, "the daemon")
     p = add("verify", _verify, "check a conformity certificate bundle, offline, on any machine")

@@ -24,11 +24,15 @@ def summarise(control: Control, *, offline: bool, ports: bool) -> Answer:
     """The status as a document, lines and exit code. The listeners come from the kernel, with the daemon or without."""
     document, lines, code = _summary(control, offline)
     if ports:
+        from gateway.flows import kernel_flows
         from gateway.listening import listeners
 
         rows = listeners(control.config)
         document["listeners"] = [{**asdict(row), "unexpected": row.unexpected} for row in rows]
         lines += [f"  listens: {_listener(row)}" for row in rows]
+        flows = kernel_flows()
+        document["flows"] = None if flows is None else [asdict(flow) for flow in flows]
+        lines += ["  flows: only root reads them from the kernel"] if flows is None else [f"  {flow}" for flow in flows]
     return document, lines, code
 
 

@@ -255,7 +255,8 @@ def _hospital_behind(look: _Look, port: str) -> list[str]:
 def _summary(kind: Kind, ports: Sequence[Port], look: _Look) -> str:
     there = [p for p in ports if p.present]
     if kind is Kind.WIRELESS:
-        return f"{kind}: no wired side ({look.names.ward} has no port)"
+        card = f"one network interface, {look.names.uplink}" if look.names.uplink in look.link else "no network interface of ours"
+        return f"{kind}: {card}; no wired side ({look.names.ward} has no port)"
     parents = {str(look.link[p.name].get("link", "")) for p in there if p.vlan is not None}
     one = parents & {look.names.uplink, str(look.link.get(look.names.uplink, {}).get("link", ""))} - {""}
     nics = "one network interface for both sides" if one else f"the hospital on {look.names.uplink}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Config
+from gateway.confirmed import confirmed_document
 from gateway.enforcer.listing import MET, parse_listing
 from gateway.errors import WardgateError
 from gateway.network.kernel import ip_json
@@ -41,13 +42,13 @@ def look(config: Config, refused: Sequence[Sequence[Any]] | None = None, root: P
 
 
 def confirmed(config: Config) -> dict[str, Any]:
-    """The confirmed policy as root wrote it; the empty one before the first, and when it cannot be read."""
+    """The confirmed policy as root wrote it; the empty one before the first, and when it is broken."""
+    document = confirmed_document(config.policy.confirmed)
     try:
-        document = json.loads(config.policy.confirmed.read_bytes())
         places_of(document)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {"devices": {}, "sets": {}}
-    return dict(document)
+    return document
 
 
 def _refused() -> list[tuple[str, str, str]] | None:

@@ -75,6 +75,7 @@ def test_wireless_only_is_a_wiring_and_no_fault() -> None:
     wiring = seen([link("lo"), link("hosp0")], places=())
     assert (wiring.kind, wiring.ok) == (Kind.WIRELESS, True)
     assert "any wired device" in wiring.leaves[0]
+    assert "one network interface, hosp0" in wiring.summary
 
 
 def vlan_ports(parent: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drivers.hl7.message import Message
-from drivers.hl7.readings import Readings
+from drivers.hl7.readings import Budget, Readings
 from drivers.hl7.rules import Filter
 from drivers.hl7.settings import Settings
 from gateway.driver import Assignment, Context
@@ -59,10 +59,12 @@ _PASSES = {level: Judgement(True, level) for level in TrustLevel}
 class DeviceLink:
     """See the module. ``changed`` is called when the driver has something to tell of the link."""
 
-    def __init__(self, context: Context, assignment: Assignment, settings: Settings, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: Context, assignment: Assignment, settings: Settings, changed: Callable[[], None], ward: Budget
+    ) -> None:
         self.assignment, self.connections = assignment, set[Connection]()
         self.toward = set[Connection]()  # of others, toward the device: they say nothing of whether it is there
-        self.readings = Readings(context, assignment.device.id)
+        self.readings = Readings(context, assignment.device.id, ward)
         self.handshakes = 0  # connections whose TLS is not there yet
         self.attesting = asyncio.Lock()
         self.generation = 0  # 0: never connected; it grows whenever evidence must be given anew

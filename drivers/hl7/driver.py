@@ -17,6 +17,7 @@ from drivers.hl7.device import DeviceLink
 from drivers.hl7.fingerprint import encode_fingerprint
 from drivers.hl7.forward import Forwarder
 from drivers.hl7.proxy import Services
+from drivers.hl7.readings import WARD_BURST, WARD_PER_S, Budget
 from drivers.hl7.route import Route, Routes
 from drivers.hl7.settings import Settings
 from drivers.redirect import SocketLike, original_destination
@@ -39,6 +40,7 @@ class Hl7Driver:
         self._roster: Roster[DeviceLink] = Roster(self._take_on, self._stays, self._let_go)
         self._changed = asyncio.Event()
         self._routes = Routes(self._changed.set)
+        self._ward = Budget(WARD_PER_S, WARD_BURST)
         self._forwarders: dict[Route, Forwarder] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -142,7 +144,7 @@ class Hl7Driver:
 
     def _take_on(self, assignment: Assignment, group: asyncio.TaskGroup) -> DeviceLink:
         device_id = assignment.device.id
-        link = DeviceLink(self._context, assignment, self._settings, self._changed.set)
+        link = DeviceLink(self._context, assignment, self._settings, self._changed.set, self._ward)
         tasks = [group.create_task(work(), name=f"hl7-{device_id}") for work in (link.readings.read, link.readings.deliver)]
         for route in self._routes.add(link, self._settings):
             if route.stored:

@@ -27,7 +27,7 @@ def identity(message: Message) -> dict[str, bytes]:
     f = message.field_separator
     found = {"application": message.msh[2], "facility": message.msh[3]}
     equipment = _observed_with([line for line in message.lines if line.startswith(b"OBX")], f)
-    for line in message.lines:
+    for line in [line for line in message.lines if line[:1] != b"O"]:  # the other few
         if line.startswith(b"PRT"):
             parts = line.split(f, 23)
             equipment.update(what + parts[n] for n, what in _PRT if len(parts) > n and parts[n])

@@ -130,7 +130,6 @@ def key_of(message: Message) -> bytes:
 
     The name is MSH-3, MSH-4 and MSH-10, the content all that follows the MSH: a resend may carry a new time in its MSH.
     """
-    name = sha256()
-    for part in (message.msh[2], message.msh[3], message.control_id):
-        name.update(len(part).to_bytes(4, "big") + part)
-    return name.digest()[:8] + sha256(memoryview(message.raw)[message.head :]).digest()[:8]
+    f = message.field_separator
+    name = f.join((message.msh[2], message.msh[3], message.msh[9]))  # no field holds its separator: no two names are joined alike
+    return sha256(name).digest()[:8] + sha256(message.raw[message.head :]).digest()[:8]

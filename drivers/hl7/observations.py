@@ -28,6 +28,9 @@ _AHEAD_S = 5.0  # further ahead than this a time is wrong
 _NUMBER = re.compile(rb"[+-]?\d{1,12}(?:\.\d{1,12})?")
 _TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.(\d{1,4}))?)?([+-]\d{4})?")
 _DELETED = b'""'
+_WITH_READINGS = (b"OBX", b"OBR")
+_FIELDS = 15  # of an OBX or OBR, as far as it is looked at
+_NOTHING = [b""] * _FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,49 +51,51 @@ class _Time:
 
 def decode(message: Message, device_id: str, level: TrustLevel | None, received: Instant, trusted_since: Instant | None) -> Decoded:
     """The readings of one message. ``level``: the device's at receipt; what was taken before ``trusted_since`` has none."""
-    sent, taken, unknown = _time(message.header(7)), None, 0
+    sent, ordered, unknown = _time(message.header(7)), b"", 0
     found: list[Observation] = []
-    kept: dict[bytes, Instant] = {}
+    moments: dict[bytes, tuple[Instant, TrustLevel | None]] = {}
     for line in message.lines:
-        parts = line.split(message.field_separator)
+        if not line.startswith(_WITH_READINGS):
+            continue
+        parts = line.split(message.field_separator, _FIELDS)
+        parts += _NOTHING[len(parts) :]
         if parts[0] == b"OBR":
-            taken = _field(parts, 7)
-        elif parts[0] == b"OBX" and _field(parts, 2) in (b"NM", b"SN") and len(found) < MAX_READINGS:
-            if _field(parts, 11) in vocabulary.NO_READING:
-                continue
-            when = _field(parts, 14) or taken or b""
-            if when not in kept:
-                kept[when] = _moment(_time(when), sent, received)
-            at = kept[when]
-            o = _reading(message, parts, device_id, _level(level, at, trusted_since), at, received)
-            unknown += o is None
-            found += [o] if o else []
+            ordered = parts[7]
+        elif parts[2] in (b"NM", b"SN") and parts[11] not in vocabulary.NO_READING and len(found) < MAX_READINGS:
+            when = parts[14] or ordered
+            if when not in moments:
+                at = _moment(_time(when), sent, received)
+                moments[when] = at, _level(level, at, trusted_since)
+            o = _reading(message, parts, device_id, moments[when], received)
+            if o is None:
+                unknown += 1
+            else:
+                found.append(o)
     return Decoded(found, unknown)
 
 
 def _reading(
-    message: Message, parts: list[bytes], device_id: str, level: TrustLevel | None, at: Instant, received: Instant
+    message: Message, parts: list[bytes], device_id: str, moment: tuple[Instant, TrustLevel | None], received: Instant
 ) -> Observation | None:
     c = message.component
-    code = _coded(_field(parts, 3), c, vocabulary.quantity)
-    unit = _coded(_field(parts, 6), c, vocabulary.unit)
-    value, absent = _value(_field(parts, 5), _field(parts, 2), c)
-    flags = [f.split(c, 1)[0] for f in _field(parts, 8).split(message.separators[2:3])]
-    why = vocabulary.absence(flags) or absent
-    if _field(parts, 11) in vocabulary.UNOBTAINABLE:
-        why = why or "cannot be measured"
-    if code is None or unit is None or (value is None and why is None):
+    code, unit = _named(parts[3], parts[6], c)
+    value, absent = _value(parts[5], parts[2], c)
+    if parts[8]:
+        absent = vocabulary.absence([f.split(c, 1)[0] for f in parts[8].split(message.separators[2:3])]) or absent
+    if parts[11] in vocabulary.UNOBTAINABLE:
+        absent = absent or "cannot be measured"
+    if code is None or unit is None or (value is None and absent is None):
         return None
-    return Observation(device_id, code, unit, at, received, level, None if why else value, why)
-
-
-def _field(parts: list[bytes], number: int) -> bytes:
-    return parts[number] if number < len(parts) else b""
+    return Observation(device_id, code, unit, moment[0], received, moment[1], None if absent else value, absent)
 
 
 @lru_cache(1024)
+def _named(code: bytes, unit: bytes, component: bytes) -> tuple[str | None, str | None]:
+    """What OBX-3 and OBX-6 say, each by its own or its alternate identifier."""
+    return _coded(code, component, vocabulary.quantity), _coded(unit, component, vocabulary.unit)
+
+
 def _coded(field: bytes, component: bytes, known: vocabulary.Lookup) -> str | None:
-    """A coded element by its own or its alternate identifier."""
     p = [*field.split(component), b"", b"", b"", b"", b""]
     return known(p[0], p[1], p[2]) or known(p[3], p[4], p[5])
 

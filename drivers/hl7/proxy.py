@@ -188,7 +188,7 @@ class ClientLink(asyncio.Protocol):
     def _accepted(self, message: Message) -> None:
         """A receiver has it, or will: what the device measured is known from now on."""
         if self._route.from_device and _has_readings(message.msh[8], message.component):
-            self._link.readings.take(message, self._level, self._at, self._link.trusted_since)
+            self._link.readings.take(message.raw, self._level, self._at, self._link.trusted_since)
 
     def _malformed(self, raw: bytes, error: MalformedError) -> None:
         """Refused as AR when it says whom to answer; otherwise the sender is out of step."""

@@ -125,6 +125,7 @@ def make_objects(connection: Connection, state: State, ek_kind: str | None) -> t
     persistent = connection.handles(_PERSISTENT)
     if SRK not in persistent:
         _persist(connection, TPM2B_PUBLIC.parse("ecc256:aes128cfb", _STORAGE), ESYS_TR.OWNER, SRK)
+        state = replace(state, made=(*state.made, SRK))
         changes.append("storage root key made")
     state = _endorsement(connection, state, ek_kind, persistent, changes)
     state = _attestation(connection, state, persistent, changes)
@@ -143,6 +144,7 @@ def _endorsement(connection: Connection, state: State, kind: str | None, persist
     certificate, template = create_ek_template(name, lambda i: _read_nv(connection, int(i), indices))
     if handle not in persistent:
         _persist(connection, template, ESYS_TR.ENDORSEMENT, handle)
+        state = replace(state, made=(*state.made, handle))
         changes.append("endorsement key persisted")
     if certificate:
         certificate = _first_certificate(certificate)
@@ -160,7 +162,7 @@ def _endorsement(connection: Connection, state: State, kind: str | None, persist
 def _attestation(connection: Connection, state: State, persistent: set[int], changes: list[str]) -> State:
     esys = connection.esys
     if AK in persistent:
-        if state.ak_public == _public(connection, AK).hex():
+        if state.ak_public == public_area(connection, AK).hex():
             return state
         esys.evict_control(ESYS_TR.OWNER, connection.handle(AK), AK)
         connection.forget(AK)
@@ -171,7 +173,7 @@ def _attestation(connection: Connection, state: State, persistent: set[int], cha
     point.x = secrets.token_bytes(32)
     _persist(connection, template, ESYS_TR.ENDORSEMENT, AK, bytes.fromhex(state.ak))
     changes.append("attestation key made: enrol it")
-    return replace(state, ak_public=_public(connection, AK).hex(), ak_chain=())
+    return replace(state, ak_public=public_area(connection, AK).hex(), ak_chain=())
 
 
 def _counter(connection: Connection, state: State, changes: list[str]) -> None:
@@ -205,7 +207,8 @@ def _persist(connection: Connection, template: Any, hierarchy: Any, handle: int,
         connection.esys.evict_control(ESYS_TR.OWNER, transient, handle)
 
 
-def _public(connection: Connection, handle: int) -> bytes:
+def public_area(connection: Connection, handle: int) -> bytes:
+    """The TPMT_PUBLIC of a persistent key."""
     public = connection.esys.read_public(connection.handle(handle))[0]
     area = public.publicArea
     return bytes(area.marshal())
@@ -257,7 +260,7 @@ def quote(connection: Connection, state: State, pcrs: Sequence[int], qualifying:
 
 def present_ak(connection: Connection) -> bytes:
     """The public area (TPMT_PUBLIC) of the attestation key in this TPM, whoever made it; empty when there is none."""
-    return _public(connection, AK) if AK in connection.handles(_PERSISTENT) else b""
+    return public_area(connection, AK) if AK in connection.handles(_PERSISTENT) else b""
 
 
 def counter(connection: Connection, state: State, increment: bool = False) -> int:
@@ -339,7 +342,7 @@ def _private(connection: Connection, srk: Any) -> Iterator[Any]:
 
 def _srk_name(connection: Connection) -> bytes:
     """The SRK's name, computed from its public area: whoever answers as the SRK must hold its private part to unseal."""
-    return b"\x00\x0b" + hashlib.sha256(_public(connection, SRK)).digest()  # TPM2_ALG_SHA256: Part 1, 16
+    return b"\x00\x0b" + hashlib.sha256(public_area(connection, SRK)).digest()  # TPM2_ALG_SHA256: Part 1, 16
 
 
 def _is_about_the_answer(connection: Connection, fault: Any) -> bool:
@@ -360,7 +363,7 @@ def _our_ak(connection: Connection, state: State) -> Any:
     """The AK's handle; once a connection it is compared with the AK we know, for another TPM may sit there now."""
     handle = connection.handle(AK, bytes.fromhex(state.ak))
     if "ak" not in connection.verified:
-        if _public(connection, AK).hex() != state.ak_public:
+        if public_area(connection, AK).hex() != state.ak_public:
             raise UnavailableError("this TPM holds another attestation key than ours", "run `wardgate init`, then `wardgate enrol`")
         connection.verified.add("ak")
     return handle

@@ -38,6 +38,7 @@ class State:
     ek_certificate: str = ""
     ak_public: str = ""
     ak_chain: tuple[str, ...] = ()
+    made: tuple[int, ...] = ()  # persistent handles that were empty before this gateway; what it made it may take away
 
 
 def load(state_dir: Path) -> State:
@@ -68,7 +69,7 @@ def _state(document: dict[str, Any]) -> State:
     for f in fields(State):
         if f.type in ("str", "int", "bool") and type(document[f.name]).__name__ != f.type:
             raise ValueError(f"{f.name} is not of type {f.type}")
-    state = State(**{**document, "ak_chain": tuple(document["ak_chain"])})
+    state = State(**{**document, "ak_chain": tuple(document["ak_chain"]), "made": tuple(map(int, document.get("made", ())))})
     for text in (state.owner, state.ak, state.counter, state.ek_certificate, state.ak_public, *state.ak_chain):
         bytes.fromhex(text)
     return state

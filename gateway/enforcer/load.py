@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gateway.enforcer.document import Document, Element
+from gateway.enforcer.document import SHAPES, Document, Element
 from gateway.enforcer.files import write_atomically
 from gateway.enforcer.listing import BRIDGE_SETS, DERIVED, LEASES, TABLES, TIMED, Listing, differences, parse_listing, wanted_sets
 
@@ -92,7 +92,9 @@ def load_static(table_file: Path, record: Path) -> bool:
         return False
     script = [f"table {family} {name} {{ }}\ndelete table {family} {name}" for family, name in TABLES]
     script.append(text.decode())
-    script += [_elements("add", name, elements) for name, elements in listing.sets.items() if elements]
+    # Sets of another version's text are left behind: one that this text does not have would undo the exchange.
+    known = {*SHAPES, *DERIVED}
+    script += [_elements("add", name, elements) for name, elements in listing.sets.items() if elements and name in known]
     script += _carried(listing)
     try:
         _run(["nft", "-f", "-"], "\n".join(script).encode())

@@ -106,6 +106,7 @@ def _claim(steps: Steps, network: Network, links: dict[str, Row], name: str, sou
         )
     else:
         steps.lines += [f"link set {found} down", f"link set {found} name {name}"]
+        steps.lines += [f"addr flush dev {name} scope global"] if used else []
         links[name] = {**links.pop(found), "ifname": name, "flags": []}
 
 
@@ -271,7 +272,9 @@ def sysctls(network: Network, ports_there: Iterable[str], *, forward: bool) -> d
         values |= {f"net/ipv6/conf/{interface}/{n}": "0" for n in ("accept_ra", "autoconf", "accept_redirects")}
     for interface in sides:
         values |= {f"net/{family}/neigh/{interface}/proxy_delay": "0" for family in ("ipv4", "ipv6")}
-        values |= {f"net/ipv6/conf/{interface}/proxy_ndp": "1", f"net/ipv4/conf/{interface}/rp_filter": "1"}
+        values |= {f"net/ipv6/conf/{interface}/proxy_ndp": "1"}
+    # Loose toward the hospital: a device's address that is heard there has to be noticed; the tables drop what it sends.
+    values |= {f"net/ipv4/conf/{network.ward}/rp_filter": "1", f"net/ipv4/conf/{network.uplink}/rp_filter": "2"}
     # On the hospital's side the gateway answers for its devices only, by entries; on the ward's for whatever lies behind.
     values |= {f"net/ipv4/conf/{network.ward}/proxy_arp": "1", f"net/ipv4/conf/{network.uplink}/proxy_arp": "0"}
     values |= {f"net/ipv4/conf/{interface}/arp_ignore": "1" for interface in (network.uplink, network.management)}

@@ -13,7 +13,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.driver import Kept
 from gateway.errors import RefusedError, UnavailableError, WardgateError
@@ -59,8 +60,7 @@ class _Promise:
     done: asyncio.Future[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """A message by its name: its id (0 or less: minus its place in the commit under way), its content, when it came."""
 
     id: int
@@ -188,7 +188,7 @@ class Journal:
         self._wait(route, new, size)
         for key, known in route.known.items():
             if known.id == message_id:
-                route.known[key] = replace(known, id=new)
+                route.known[key] = known._replace(id=new)
         return name
 
     async def discard(self, message_id: int, reason: str) -> str:
@@ -315,7 +315,10 @@ class Journal:
     # --- what is known ---
 
     def _route(self, name: str) -> _Route:
-        return self._routes.setdefault(name, _Route())
+        found = self._routes.get(name)
+        if found is None:
+            found = self._routes[name] = _Route()
+        return found
 
     def _room(self) -> int:
         return min(self._bounds.route_bytes, self._bounds.bytes // max(1, len(self._routes)))

@@ -4,6 +4,8 @@ A link is a monitor with one connection, in a closed loop: the next message when
 of its own. ``stored`` promises on this disk while no receiver is there; its floor is this disk's single-row commits with
 ``synchronous = FULL``. ``end_to_end`` waits for a receiver that costs nearly nothing; its floor is a bare byte relay before the
 same one. ``drain`` is what the journal delivers when the receiver comes back, one message at a time. Every part is a process.
+Monitors, receiver and driver share the machine's cores, so a rate says what the whole of it can do; ``cpu`` is what a message costs
+the driver's own process, all its threads, against what it costs the bare relay: that hardly depends on who else is busy.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from drivers.hl7.driver import Hl7Driver
@@ -221,32 +224,49 @@ def child(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A serving part."""
+
+    pid: int
+    port: int
+
+    def cpu_ns(self) -> int:
+        """CPU time of all its threads so far."""
+        total = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+        return total
+
+
 @contextlib.contextmanager
-def part(*arguments: str) -> Iterator[int]:
-    """A serving part; gives its port."""
+def part(*arguments: str) -> Iterator[Part]:
+    """A serving part, until the block ends."""
     process = child(*arguments)
     assert process.stdout is not None
     try:
         word, _, port = process.stdout.readline().partition(" ")
         if word != "ready":
             raise RuntimeError(f"{arguments[0]} did not start")
-        yield int(port)
+        yield Part(process.pid, int(port))
     finally:
         process.kill()
         process.communicate()
 
 
 @contextlib.contextmanager
-def monitors() -> Iterator[Callable[[int, str, int], dict[str, float]]]:
-    """The monitors' process; gives what measures (port, address, links)."""
+def monitors() -> Iterator[Callable[[Part, str, int], dict[str, float]]]:
+    """The monitors' process; gives what measures (part, address, links)."""
     process = child("send")
 
-    def measure(port: int, to: str, links: int) -> dict[str, float]:
+    def measure(through: Part, to: str, links: int) -> dict[str, float]:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(f"{port} {to} {links} {SECONDS}\n")
+        before = through.cpu_ns()
+        process.stdin.write(f"{through.port} {to} {links} {SECONDS}\n")
         process.stdin.flush()
         result: dict[str, float] = json.loads(process.stdout.readline())
-        return result
+        return result | {"cpu_us": (through.cpu_ns() - before) / 1000 / result["count"]}
 
     try:
         yield measure
@@ -303,8 +323,8 @@ def run() -> Iterator[Figure]:
     try:
         with (
             part("receiver", "0") as up,
-            part("relay", str(up)) as relay,
-            part("driver", str(up), str(nobody), str(directory)) as driver,
+            part("relay", str(up.port)) as relay,
+            part("driver", str(up.port), str(nobody), str(directory)) as driver,
             monitors() as measure,
         ):
             turns = {
@@ -320,8 +340,8 @@ def run() -> Iterator[Figure]:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
-    def rates(name: str) -> list[float]:
-        return [r["per_s"] for r in seen[name]]
+    def rates(name: str, what: str = "per_s") -> list[float]:
+        return [r[what] for r in seen[name]]
 
     times = statistics.median(rates("stored.32")) / statistics.median(rates("stored.1"))
     yield figure("hl7-relay.stored.1", 1, rates("stored.1"), "msg/s", commits, "floor: single-row commits; budget: at least 0.4")
@@ -330,6 +350,9 @@ def run() -> Iterator[Figure]:
     yield figure("hl7-relay.end_to_end.1", 1, rates("end_to_end.1"), "msg/s", rates("relay.1"), "floor: a bare byte relay")
     note = "floor: a bare byte relay; budget: at least 10,000/s"
     yield figure("hl7-relay.end_to_end.32", LINKS, rates("end_to_end.32"), "msg/s", rates("relay.32"), note)
+    for name in ("end_to_end.32", "stored.32"):
+        note = "CPU of the driver's process; floor: the bare relay's, which keeps nothing and looks at nothing"
+        yield figure(f"hl7-relay.cpu.{name}", LINKS, rates(name, "cpu_us"), "us/msg", rates("relay.32", "cpu_us"), note)
     yield figure("hl7-relay.drain.32", LINKS, [drain], "msg/s", (), "stored messages delivered when the receiver is back")
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from hil import scenarios
 from hil.bench import BIN, PASSWORD, TOP, Bench
+from hil.network import inside
 from hil.scenarios import SCENARIOS, Story, at_level, flows, play, trusted
 from hil.stories_hl7 import hostile_hl7, kept_aside, monitor_readings, receiver_away, tampered_monitor
 
@@ -71,6 +72,31 @@ def test_the_monitor_and_its_receiver(bench: Bench, story: Story) -> None:
     trusted(bench)
     figures, detail = story(bench)
     assert figures and detail
+
+
+def test_nothing_listens_toward_the_ward_but_what_the_policy_says(bench: Bench) -> None:
+    def unexpected() -> list[tuple[str, int]]:
+        rows = bench.wardgate("status", "--ports", code=None)["listeners"]
+        assert {(r["protocol"], r["port"]) for r in rows if r["toward_ward"]} >= {
+            ("udp", 53),
+            ("udp", 67),
+            ("udp", 123),
+            ("tcp", 8443),
+        }
+        return [(r["address"], r["port"]) for r in rows if r["unexpected"]]
+
+    if bench.device("pump-1")["state"] == "proposed":
+        bench.command("accept", "pump-1")
+        time.sleep(1.0)  # chronyd opens its port for the first who may ask
+    assert unexpected() == []
+    with inside(bench.ns("gw")):
+        stranger = socket.create_server(("0.0.0.0", 4444))
+    with stranger:
+        assert unexpected() == [("0.0.0.0", 4444)]
+        rows = {r["name"]: r for r in bench.wardgate("check", code=1)}
+        assert "tcp 0.0.0.0 port 4444 would answer the ward" in rows["listeners"]["text"]
+    assert rows["services"]["ok"]
+    assert rows["wiring"]["text"].startswith("in line: 3 ports of ward0")
 
 
 def test_the_tpm_goes_and_comes_back(bench: Bench) -> None:

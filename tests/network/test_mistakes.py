@@ -106,14 +106,19 @@ def test_cables_swapped_the_hospital_behind_a_ward_port(rig: Served) -> None:
 
 
 @rig_only
-def test_cables_swapped_a_device_on_the_hospitals_side(rig: Served) -> None:
+@pytest.mark.parametrize("with_mac", [False, True], ids=["another-host", "the-device-itself"])
+def test_a_devices_address_is_heard_in_the_hospital(rig: Served, with_mac: bool) -> None:
     hospital = rig.ward.hospital
     own = run("ip", "netns", "exec", hospital, "cat", "/sys/class/net/eth0/address").strip()
-    run("ip", "-n", hospital, "link", "set", "eth0", "address", PUMP.mac)
+    if with_mac:
+        run("ip", "-n", hospital, "link", "set", "eth0", "address", PUMP.mac)
+    run("ip", "-n", hospital, "addr", "add", f"{PUMP4}/24", "dev", "eth0")
     try:
-        run("ip", "netns", "exec", hospital, "ping", "-c1", "-W0.2", "-n", "10.77.0.1", check=False)
-        assert "pump-1 was heard on hosp0" in finding(rig, "swapped").text
+        run("ip", "netns", "exec", hospital, "ping", "-c1", "-W0.2", "-n", "-I", PUMP4, "10.77.0.1", check=False)
+        said = finding(rig, "swapped" if with_mac else "address-twice")
+        assert ("pump-1 was heard on hosp0" if with_mac else f"by {own} in the hospital") in said.text
     finally:
+        run("ip", "-n", hospital, "addr", "del", f"{PUMP4}/24", "dev", "eth0")
         run("ip", "-n", hospital, "link", "set", "eth0", "address", own)
         run("ip", "-n", hospital, "neigh", "flush", "all")
         run("ip", "-n", rig.ward.gateway, "neigh", "flush", "all")

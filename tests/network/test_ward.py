@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,12 +68,21 @@ def test_a_devices_mac_on_another_port_gets_no_lease(rig: Served, tmp_path: Path
         run("ip", "-n", rig.bench.attacker, "link", "set", "eth0", "address", ATTACKER.mac)
 
 
-def test_a_device_that_leaves_the_policy_is_asked_and_answered_no_more(rig: Served, tmp_path: Path) -> None:
+def test_a_device_that_leaves_the_policy_loses_its_places_and_what_is_not_ours_stays(rig: Served, tmp_path: Path) -> None:
     """And one that moves gets its new address: the server reads its reservations again."""
     gone = {"version": 1, "devices": {}, "sets": {}}
     moved = json.loads(json.dumps(document()).replace(f'"{PUMP4}"', '"10.77.0.13"'))
+    gateway = rig.ward.gateway
+    run("ip", "-n", gateway, "route", "add", "10.99.0.1/32", "dev", "ward0")
+    run("ip", "-n", gateway, "neigh", "add", "proxy", "10.99.0.2", "dev", "hosp0")
     try:
         rig.ward.load(gone)
+        routes = run("ip", "-n", gateway, "route") + run("ip", "-n", gateway, "-6", "route")
+        proxies = run("ip", "-n", gateway, "neigh", "show", "proxy")
+        assert PUMP4 not in routes + proxies
+        assert PUMP6 not in routes + proxies
+        assert "10.99.0.1" in routes
+        assert "10.99.0.2" in proxies
         with without_address(rig, rig.bench.pump, PUMP4):
             assert lease(rig.bench.pump, tmp_path, tries=1) is None
             rig.ward.load(moved)
@@ -81,6 +91,8 @@ def test_a_device_that_leaves_the_policy_is_asked_and_answered_no_more(rig: Serv
             assert told is not None
             assert told["ip"] == "10.77.0.13"
     finally:
+        run("ip", "-n", gateway, "route", "del", "10.99.0.1/32", "dev", "ward0")
+        run("ip", "-n", gateway, "neigh", "del", "proxy", "10.99.0.2", "dev", "hosp0")
         rig.ward.load(document())
         time.sleep(0.8)
 
@@ -199,25 +211,6 @@ def test_a_second_run_changes_nothing_and_loses_no_packet(rig: Served) -> None:
     assert not any(lost)
 
 
-def test_what_is_not_ours_stays_and_what_is_ours_goes_with_its_device(rig: Served) -> None:
-    gateway = rig.ward.gateway
-    run("ip", "-n", gateway, "route", "add", "10.99.0.1/32", "dev", "ward0")
-    run("ip", "-n", gateway, "neigh", "add", "proxy", "10.99.0.2", "dev", "hosp0")
-    try:
-        rig.ward.load({"version": 1, "devices": {}, "sets": {}})
-        routes = run("ip", "-n", gateway, "route") + run("ip", "-n", gateway, "-6", "route")
-        proxies = run("ip", "-n", gateway, "neigh", "show", "proxy")
-        assert PUMP4 not in routes + proxies
-        assert PUMP6 not in routes + proxies
-        assert "10.99.0.1" in routes
-        assert "10.99.0.2" in proxies
-    finally:
-        run("ip", "-n", gateway, "route", "del", "10.99.0.1/32", "dev", "ward0")
-        run("ip", "-n", gateway, "neigh", "del", "proxy", "10.99.0.2", "dev", "hosp0")
-        rig.ward.load(document())
-        time.sleep(0.8)
-
-
 def test_nothing_is_forwarded_before_the_tables_are_there(tmp_path: Path) -> None:
     settings = tmp_path / "w.toml"
     settings.write_text(f'[network]\naddresses = ["10.77.0.1"]\nrun = "{tmp_path}/run"\n[network.nics]\nhosp0 = "c0"\n')
@@ -237,16 +230,16 @@ def test_nothing_is_forwarded_before_the_tables_are_there(tmp_path: Path) -> Non
 # --- who listens ---
 
 
-def _listeners(rig: Served) -> list[dict[str, object]]:
+def _status(rig: Served) -> dict[str, Any]:
     command = ["ip", "netns", "exec", rig.ward.gateway, sys.executable, "-m", "gateway", "--json"]
     command += ["--config", str(rig.settings), "status", "--ports"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=TOP)
     assert done.returncode == 11  # the daemon does not run here; the kernel's listeners are told all the same
-    return [dict(row) for row in json.loads(done.stdout)["listeners"]]
+    return dict(json.loads(done.stdout))
 
 
 def test_nothing_listens_toward_the_ward_but_what_the_policy_says(rig: Served) -> None:
-    rows = _listeners(rig)
+    rows = _status(rig)["listeners"]
     toward = {(r["protocol"], r["port"]) for r in rows if r["toward_ward"]}
     assert toward == {("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 123)}
     assert not [r for r in rows if r["unexpected"]]
@@ -255,8 +248,21 @@ def test_nothing_listens_toward_the_ward_but_what_the_policy_says(rig: Served) -
 @pytest.mark.parametrize("address", ["0.0.0.0", GATE[4], "::", GATE[6]])
 def test_a_listener_that_nobody_asked_for_is_found_and_reached_by_nobody(rig: Served, address: str) -> None:
     with Echo(rig.ward.gateway, address, 4444), Echo(rig.ward.gateway, "127.0.0.1", 4445):
-        wrong = [(r["address"], r["port"]) for r in _listeners(rig) if r["unexpected"]]
+        wrong = [(r["address"], r["port"]) for r in _status(rig)["listeners"] if r["unexpected"]]
         assert wrong == [(address, 4444)]
         rig.bench.grant(3)
         assert dial(rig.bench.pump, GATE[6 if ":" in address else 4], 4444, timeout_s=0.25) is None
         rig.bench.drop()
+
+
+def test_flows_are_told_as_the_kernel_holds_them(rig: Served) -> None:
+    rig.bench.grant(2)
+    flows = {(f["source"], f["target"], f["protocol"], f["port"]): (f["needs"], f["passes"]) for f in _status(rig)["flows"]}
+    assert flows[PUMP4, HOSP4, "tcp", w.MONITORING] == ("vital", True)
+    assert flows[HOSP4, PUMP4, "tcp", w.CONTROL] == ("2", True)
+    assert flows[HOSP6, PUMP6, "tcp", w.MAINTENANCE] == ("3", False)
+    rig.bench.drop()
+    flows = {(f["source"], f["target"], f["protocol"], f["port"]): (f["needs"], f["passes"]) for f in _status(rig)["flows"]}
+    assert flows[PUMP4, HOSP4, "tcp", w.MONITORING] == ("vital", True)
+    assert flows[HOSP4, PUMP4, "tcp", w.CONTROL] == ("2", False)
+    assert flows[PUMP4, GATE[4], "udp", 123] == ("0", True)

@@ -124,8 +124,9 @@ def test_kernel_settings_exist() -> None:
 
 
 def test_the_installer_knows_every_file() -> None:
-    text = (ROOT / "image/install").read_text()
+    lists = (ROOT / "image/lib/lists.sh").read_text()
     for path in UNITS.iterdir():
         if path.name != "README.md":
-            assert path.name in text, f"image/install does not install {path.name}"
-    assert subprocess.run(["sh", "-n", str(ROOT / "image/install")], timeout=10).returncode == 0
+            assert path.name in lists, f"image/install does not install {path.name}"
+    for script in (ROOT / "image/install", *(ROOT / "image/lib").glob("*.sh")):
+        assert subprocess.run(["sh", "-n", str(script)], timeout=10).returncode == 0, script
