@@ -295,9 +295,9 @@ class App:
         supervisor.keep("feed", self._feed)
         supervisor.keep("record-check", self.follower.run)
         supervisor.keep("meters", self.meters.run)
-        supervisor.keep("housekeeping", self.housekeeping.run)
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
+        supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
         self.readings.start(supervisor)
         if self.syslog is not None:

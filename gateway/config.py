@@ -249,16 +249,6 @@ def _where(host: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordSettings:
-    """The audit log. ``keep_mib``: what packed lines may take, and never more than a quarter of the disk; the oldest go first."""
-
-    keep_mib: int = 8192  # a hundred days of fifty devices that prove two things each every ten seconds
-
-    def __post_init__(self) -> None:
-        within("keep_mib", self.keep_mib, 16, 1024 * 1024)
-
-
-@dataclass(frozen=True, slots=True)
 class Tls:
     """Certificates for connections of drivers, by name. ``ca``: who signs the other end's; ``cert`` and ``key``: what we show.
 
@@ -289,6 +279,16 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordSettings:
+    """The audit log. ``keep_mib``: what packed lines may take, and never more than a quarter of the disk; the oldest go first."""
+
+    keep_mib: int = 8192  # a hundred days of fifty devices that prove two things each every ten seconds
+
+    def __post_init__(self) -> None:
+        within("keep_mib", self.keep_mib, 16, 1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything in ``wardgate.toml``. ``peers`` names hospital hosts for profiles; ``drivers`` each driver's settings; ``tls``
     certificates that they use."""
@@ -302,8 +302,8 @@ class Config:
     timing: Timing = field(default_factory=Timing)
     uplink: Uplink = field(default_factory=Uplink)
     syslog: Syslog = field(default_factory=Syslog)
-    record: RecordSettings = field(default_factory=RecordSettings)
     enrolment: Enrolment = field(default_factory=Enrolment)
+    record: RecordSettings = field(default_factory=RecordSettings)
     peers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     tls: dict[str, Tls] = field(default_factory=dict)

@@ -275,22 +275,6 @@ class DossierPort(Protocol):
         ...
 
 
-class LifecyclePort(Protocol):
-    """What the page and the command line may ask of a gateway's life: files to take away, and how full it is."""
-
-    async def backup(self, passphrase: str) -> bytes:
-        """A backup as the daemon can make it. Raises InputError for a passphrase that protects nothing."""
-        ...
-
-    async def support_file(self) -> bytes:
-        """The support file, a gzipped tar."""
-        ...
-
-    async def status(self) -> dict[str, object]:
-        """How far the record reaches, its bytes and their bound, the newest checkpoint, room on the disk, quality of time."""
-        ...
-
-
 class PolicyPort(Protocol):
     """A change of policy: shown, tried for some minutes, confirmed, undone. Raises RefusedError or InputError with a remedy."""
 
@@ -348,6 +332,22 @@ class HoldingsPort(Protocol):
 
     async def import_cached(self, who: User, data: bytes) -> Mapping[str, Any]:
         """Take a file that proves itself. Raises EvidenceError or InputError."""
+        ...
+
+
+class LifecyclePort(Protocol):
+    """What the page and the command line may ask of a gateway's life: files to take away, and how full it is."""
+
+    async def backup(self, passphrase: str) -> bytes:
+        """A backup as the daemon can make it. Raises InputError for a passphrase that protects nothing."""
+        ...
+
+    async def support_file(self) -> bytes:
+        """The support file, a gzipped tar."""
+        ...
+
+    async def status(self) -> dict[str, object]:
+        """How far the record reaches, its bytes and their bound, the newest checkpoint, room on the disk, quality of time."""
         ...
 
 
