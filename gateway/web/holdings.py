@@ -72,8 +72,8 @@ async def assign(request: web.Request) -> web.Response:
     """Label a device's readings with a patient's token: ``{"token"}``; empty: nobody's."""
     who, body = await _asked(request, {"token"})
     token = body.get("token", "")
-    if not isinstance(token, str):
-        raise InputError("token is no text", "send a token, or an empty text to end it")
+    if not isinstance(token, str) or len(token) > _TOKEN_MAX:
+        raise InputError(f"token is no text of at most {_TOKEN_MAX} characters", "send a token, or an empty text to end it")
     device_id = _device_id(request.match_info["id"])
     return web.json_response(dict(await request.app[DESK].console.holdings.assign(who.user, device_id, token)))
 
@@ -93,6 +93,7 @@ def _device_id(value: object) -> str:
     return value
 
 
+_TOKEN_MAX = 32  # as gateway.assignments has it
 _ID = schema.text(63, 0, f"^({DEVICE_ID.pattern})?$")
 _BASE64 = schema.text(_FILE_MAX * 4 // 3 + 4, 4, "^[A-Za-z0-9+/]*={0,2}$")
 _UNPROVEN = {422: Answer("It does not prove itself to this gateway", {JSON: schema.ERROR})}
@@ -111,7 +112,7 @@ TABLE: tuple[Route, ...] = (
     Route("GET", "/api/v1/devices/{id}/learned", learned, "A draft of a profile from what was seen", OPERATORS,
           answers(schema.OBJECT)),
     Route("POST", "/api/v1/devices/{id}/assign", assign, "Label a device's readings with a patient's token", OPERATORS,
-          answers(schema.OBJECT), takes=schema.record({}, {"token": schema.text(128, 0)}), changes=True, people=True),
+          answers(schema.OBJECT), takes=schema.record({}, {"token": schema.text(_TOKEN_MAX, 0)}), changes=True, people=True),
 )  # fmt: skip
 
 
