@@ -22,13 +22,13 @@ class FakePolicy:
         self.password = password
         self.pending: dict[str, Any] | None = None
         self.previous = False
+        self._until_ms = 0
 
     def waiting(self) -> tuple[str, int] | None:
         """Who, and until when."""
         if self.pending is None:
             return None
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-        return self.pending["actor"], now + int(self.pending["left_s"] * 1000)
+        return self.pending["actor"], self._until_ms
 
     async def state(self) -> dict[str, Any]:
         """One profile."""
@@ -52,6 +52,7 @@ class FakePolicy:
             raise RefusedError("a policy waits for its confirmation", "confirm it, or roll it back")
         if not set(prepared["vital_cut"]) <= set(cut_vital):
             raise RefusedError(f"this would cut what a patient may depend on: {VITAL}", "name it in cut_vital")
+        self._until_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + int(minutes * 60_000)
         self.pending = {"document": "aa" * 32, "before": "bb" * 32, "actor": who.name, "minutes": minutes, "left_s": minutes * 60,
                         "at_utc": "2026-11-24T08:00:00Z", "vital_cut": prepared["vital_cut"]}  # fmt: skip
         del prepared["document"]
