@@ -158,7 +158,7 @@ async def test_a_closed_tpm_says_so(tpm: Tpm) -> None:
 
 async def test_no_tpm_at_all_is_an_error_with_a_remedy() -> None:
     tpm = Tpm("device:/dev/no-such-tpm")
-    with pytest.raises(UnavailableError, match=r"does not answer at device:/dev/no-such-tpm.*firmware"):
+    with pytest.raises(UnavailableError, match=r"(does not answer at device:/dev/no-such-tpm|shows no TPM).*firmware"):
         await tpm.probe()
     assert not tpm.health.up
     await tpm.close()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -93,10 +94,11 @@ def test_nothing_listens_toward_the_ward_but_what_the_policy_says(bench: Bench) 
         stranger = socket.create_server(("0.0.0.0", 4444))
     with stranger:
         assert unexpected() == [("0.0.0.0", 4444)]
-        rows = {r["name"]: r for r in bench.wardgate("check", code=1)}
+        told_of = bench.wardgate("check", code=1)
+        rows = {r["name"]: r for r in told_of}
         assert "tcp 0.0.0.0 port 4444 would answer the ward" in rows["listeners"]["text"]
     assert rows["services"]["ok"]
-    assert rows["wiring"]["text"].startswith("in line: 3 ports of ward0")
+    assert any(r["name"] == "wiring" and r["text"].startswith("in line: 3 ports of ward0") for r in told_of)
 
 
 def test_the_tpm_goes_and_comes_back(bench: Bench) -> None:
@@ -133,6 +135,8 @@ def test_the_dbus_daemon_is_killed_and_comes_back(bench: Bench) -> None:
 def test_a_full_disk_keeps_care_going_delays_no_revocation_and_is_told(bench: Bench) -> None:
     trusted(bench)
     hog = bench.state / "gateway" / "hog"
+    with contextlib.closing(sqlite3.connect(bench.state / "gateway" / "wardgate.sqlite", timeout=5)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what the log had reserved would hold for minutes
     with hog.open("wb", buffering=0) as f, contextlib.suppress(OSError):
         while f.write(bytes(65536)):
             pass
