@@ -21,7 +21,7 @@ from hil.ca import Ca
 from tests.image.conftest import Files
 from tests.image.machine import ROOT, Machine, Tree, differences
 
-pytestmark = [pytest.mark.rig, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.rig, pytest.mark.soak, pytest.mark.timeout(600)]  # minutes: packs, boots, upgrades and removes
 Box = Callable[[], Machine]
 
 # What Debian's own packages and a running system leave when packages come and go. Nothing of it is Wardgate's.
