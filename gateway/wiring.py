@@ -313,7 +313,8 @@ def _claims(look: _Look) -> Iterable[Finding]:
             key, finding = ("other-device", port), _other_device(owner, mac)
         elif owner is not None and owner.mac != mac:
             key, finding = ("address-twice", address), _twice(address, owner, mac, port)
-        elif place is not None and owner is None and address not in _NOBODY:
+        elif place is not None and owner is None and address not in _NOBODY and not address.startswith("fe80:"):
+            # A link-local address is every IPv6 host's own and leads nowhere: to tell of it would be a false alarm.
             key, finding = ("other-address", place.device), _other_address(place, address)
         else:
             continue

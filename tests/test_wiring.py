@@ -157,6 +157,10 @@ def test_a_device_that_speaks_as_somebody_unknown() -> None:
     assert wiring.ok
 
 
+def test_a_devices_link_local_address_is_no_news_unless_it_is_another_devices() -> None:
+    assert codes(seen(refused=[("p-pump-1", PUMP.mac, "fe80::57:47ff:fe00:11")])) == []
+
+
 def test_a_bound_port_without_link_or_without_existence() -> None:
     wiring = seen(base(link("p-pump-1", master="ward0", up=False)))
     assert "no link on p-pump-1, where pump-1 is" in only(wiring, "no-carrier")
