@@ -1,6 +1,7 @@
 """The composition root: builds every adapter, the engine and the drivers, and runs them in one TaskGroup.
 
 The only file that owns a clock and constructs adapters. Refuses to decide anything.
+Over 400 lines because nothing else may construct an adapter: what is built here stays in one place to be read as one list.
 """
 
 from __future__ import annotations

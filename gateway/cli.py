@@ -7,7 +7,6 @@ Errors go to stderr as ``wardgate: <what is wrong>; <what to do>``, never as a t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_access, cli_device, cli_house, cli_lifecycle, cli_messages
+from gateway import cli_access, cli_device, cli_house, cli_lifecycle, cli_messages, cli_offline
+from gateway.cli_words import password_of, read, say
 from gateway.errors import Fault, WardgateError
 
 DEFAULT_CONFIG = Path("/etc/wardgate/wardgate.toml")
@@ -56,99 +56,6 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _say(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> None:
-    """One JSON document, or lines for a person."""
-    text = json.dumps(document, indent=2, default=str) if options.json else "\n".join(lines)
-    sys.stdout.write(text + "\n")
-
-
-# --- without the daemon ---
-
-
-def _init(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import Answers, initialise
-
-    answers = Answers(
-        config=o.config, state=o.state, run=o.run, name=o.name, id=o.id, tcti=o.tcti, ward=o.ward, uplink=o.uplink,
-        management=o.management, addresses=tuple(o.address), peers=tuple(o.peer), policy_state=o.policy_state, owner=o.owner,
-        port=o.port, profiles=o.profiles, extra=o.extra, new_claim=o.new_claim, interactive=not o.json and sys.stdin.isatty(),
-        root_of_measurement=o.root_of_measurement, management_addresses=tuple(o.management_address), nics=tuple(o.nic),
-        broker=o.broker, broker_addresses=tuple(o.broker_address),
-        broker_ca=o.broker_ca, ca=o.ca,
-    )  # fmt: skip
-    document, lines = initialise(answers)
-    _say(o, document, lines)
-    return 0
-
-
-def _enrol(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import enrol
-    from gateway.config import read_config
-
-    document, lines = enrol(read_config(o.config), ca=o.ca, request=o.request, response=o.response, anchor=o.anchor)
-    _say(o, document, lines)
-    return 0
-
-
-def _check(o: argparse.Namespace) -> int:
-    from gateway.check import run_checks
-    from gateway.config import read_config
-
-    rows = run_checks(read_config(o.config), config_path=o.config)
-    _say(
-        o,
-        [{"name": r.name, "ok": r.ok, "text": r.text, "remedy": r.remedy} for r in rows],
-        [f"{'ok  ' if r.ok else 'no  '} {r.name:12s} {r.text}" + ("" if r.ok else f"\n     {'':12s} → {r.remedy}") for r in rows],
-    )
-    return 0 if all(r.ok for r in rows) else 1
-
-
-def _run(o: argparse.Namespace) -> int:
-    from gateway.app import serve
-    from gateway.config import read_config
-
-    return serve(read_config(o.config), o.config)
-
-
-def _verify(o: argparse.Namespace) -> int:
-    from gateway.relying import as_json, report, verify_bundle
-
-    at = _time(o.at)
-    verified = verify_bundle(_read(o.file), _read(o.anchor), at, nonce=_hex(o.nonce) if o.nonce else None, min_seq=o.min_seq)
-    _say(o, as_json(verified), report(verified))
-    return 0
-
-
-def _appraise(o: argparse.Namespace) -> int:
-    from gateway.appraise_file import appraise_file
-
-    document, lines, code = appraise_file(
-        _read(o.file), o.type, _read(o.profile), _read(o.key) if o.key else b"", _hex(o.nonce) if o.nonce else b"", _time(o.at)
-    )
-    _say(o, document, lines)
-    return code
-
-
-def _audit_verify(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import verify_audit
-    from gateway.config import read_config
-
-    document, lines = verify_audit(read_config(o.config))
-    _say(o, document, lines)
-    return 0
-
-
-def _audit_export(o: argparse.Namespace) -> int:
-    from gateway.bootstrap import export_audit
-    from gateway.config import read_config
-
-    export_audit(read_config(o.config), sys.stdout)
-    return 0
-
-
-# --- through the daemon ---
-
-
 def _control(o: argparse.Namespace) -> Any:
     from gateway.config import read_config
     from gateway.control import Control
@@ -160,7 +67,7 @@ def _status(o: argparse.Namespace) -> int:
     from gateway.status import summarise
 
     document, lines, code = summarise(_control(o), offline=o.offline, ports=o.ports)
-    _say(o, document, lines)
+    say(o, document, lines)
     return code
 
 
@@ -168,13 +75,13 @@ def _outbox(o: argparse.Namespace) -> int:
     from gateway.status import outbox
 
     document, lines = outbox(_control(o), retry=o.retry, one=o.retry_one, discard=o.discard)
-    _say(o, document, lines)
+    say(o, document, lines)
     return 0
 
 
 def _device_list(o: argparse.Namespace) -> int:
     devices = _control(o).view()["devices"]
-    _say(o, devices, [f"{d['id']:16s} level {d['level']}  {d['state']:10s} {d['name']} — {d['reason']}" for d in devices])
+    say(o, devices, [f"{d['id']:16s} level {d['level']}  {d['state']:10s} {d['name']} — {d['reason']}" for d in devices])
     return 0
 
 
@@ -188,7 +95,7 @@ def _device_show(o: argparse.Namespace) -> int:
         f"{device['id']}: {device['name']} ({device['bus']}, {device['address']})",
         f"  {device['state']}, level {device['level']}: {device['reason']}",
     ]
-    _say(o, device, [*head, *functions, *(f"  would be cut: {w}" for w in device["would_cut"])])
+    say(o, device, [*head, *functions, *(f"  would be cut: {w}" for w in device["would_cut"])])
     return 0
 
 
@@ -198,7 +105,7 @@ def _device_command(verb: str) -> Command:
         if getattr(o, "anyway", False):
             arguments["anyway"] = "yes"
         outcome = _control(o).command(verb, o.id, arguments, user=o.user, password=_password(o))
-        _say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
+        say(o, outcome, [outcome["text"], *(f"  {line}" for line in outcome["detail"].get("identity", ()))])
         return 0 if outcome["ok"] else 1
 
     return command
@@ -207,7 +114,7 @@ def _device_command(verb: str) -> Command:
 def _ask(o: argparse.Namespace, verb: str, device_id: str, arguments: dict[str, str]) -> int:
     """Carry out a command of the daemon, as the person who is named."""
     outcome = _control(o).command(verb, device_id, arguments, user=o.user, password=_password(o))
-    _say(o, outcome, [outcome["text"]])
+    say(o, outcome, [outcome["text"]])
     return 0 if outcome["ok"] else 1
 
 
@@ -215,7 +122,7 @@ def _device_add(o: argparse.Namespace) -> int:
     arguments = {
         "name": o.name or o.id, "bus": o.bus, "profile": o.profile, "address": o.address, "port": o.port or "", "mac": o.mac or "",
         "addresses": ",".join(o.ip or ([o.address] if o.bus != "ble" else [])), "passkey": o.passkey or "",
-        "endorsement": _read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
+        "endorsement": read(o.endorsement).decode("utf-8", "strict") if o.endorsement else "",
     }  # fmt: skip
     return _ask(o, "add", o.id, arguments)
 
@@ -224,19 +131,19 @@ def _user_add(o: argparse.Namespace) -> int:
     from gateway.config import read_config
     from gateway.enforcer.confirm_client import confirm_sync
 
-    control, password = _control(o), _password_of(o.name, o.password_file)
+    control, password = _control(o), password_of(o.name, o.password_file)
     answer = control.ask("POST", "/api/v1/users", {"name": o.name, "password": password, "role": o.role})
     if os.geteuid() == 0 and o.role in ("clinical", "biomed", "admin"):
         request = {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role}
         confirm_sync(read_config(o.config).policy.socket, request)
-    _say(o, answer, [f"{o.name} is {o.role}"])
+    say(o, answer, [f"{o.name} is {o.role}"])
     return 0
 
 
 def _claim(o: argparse.Namespace) -> int:
-    body = {"code": o.code, "user": o.user, "password": _password_of(o.user, o.password_file)}
+    body = {"code": o.code, "user": o.user, "password": password_of(o.user, o.password_file)}
     answer = _control(o).ask("POST", "/api/v1/claim", body)
-    _say(o, answer, [f"{o.user} is admin"])
+    say(o, answer, [f"{o.user} is admin"])
     return 0
 
 
@@ -248,7 +155,7 @@ def _explain(o: argparse.Namespace) -> int:
         f"  {f['name']}: {'allowed' if f['allowed'] else 'not allowed'}, needs level {f['required']}: {f['reason']}"
         for f in document["functions"]
     ]
-    _say(o, document, [*lines, f"  policy {document['policy']}"])
+    say(o, document, [*lines, f"  policy {document['policy']}"])
     return 0
 
 
@@ -258,7 +165,7 @@ def _break_glass(o: argparse.Namespace) -> int:
 
     if os.geteuid() == 0:
         document, lines = break_glass(read_config(o.config), o.device, o.function, o.reason, o.minutes)
-        _say(o, document, lines)
+        say(o, document, lines)
         return 0
     o.id = o.device
     return _device_command("break-glass")(o)
@@ -273,56 +180,13 @@ class _Tools:
 
     person: Callable[[argparse.ArgumentParser], None]
     control = staticmethod(lambda o: _control(o))
-    say = staticmethod(lambda o, document, lines: _say(o, document, lines))
-    read = staticmethod(lambda path: _read(path))
+    say = staticmethod(lambda o, document, lines: say(o, document, lines))
+    read = staticmethod(lambda path: read(path))
     command = staticmethod(lambda verb: _device_command(verb))
 
 
-def _read(path: str | Path) -> bytes:
-    from gateway.errors import InputError
-
-    try:
-        with Path(path).open("rb") as f:
-            return f.read(4 * 1024 * 1024)
-    except OSError as e:
-        raise InputError(f"{path} cannot be read ({e.strerror})", "check the path") from None
-
-
-def _hex(text: str) -> bytes:
-    from gateway.errors import InputError
-
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise InputError(f"{text!r} is not hexadecimal", "give an even number of hex digits") from None
-
-
-def _time(text: str | None) -> int:
-    """Nanoseconds since 1970 of an ISO 8601 time, or now."""
-    import time
-    from datetime import UTC, datetime
-
-    from gateway.errors import InputError
-
-    if text is None:
-        return time.time_ns()
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{text!r} is no ISO 8601 time", "write it as 2027-01-31T12:00:00Z") from None
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000_000)
-
-
 def _password(o: argparse.Namespace) -> str:
-    return _password_of(o.user, o.password_file) if o.user else ""
-
-
-def _password_of(user: str, file: Path | None) -> str:
-    if file:
-        return _read(file).decode().rstrip("\n")
-    import getpass
-
-    return getpass.getpass(f"password of {user}: ")
+    return password_of(o.user, o.password_file) if o.user else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -339,63 +203,10 @@ def _parser() -> argparse.ArgumentParser:
         p.set_defaults(command=function)
         return p
 
-    _offline_commands(add)
+    cli_offline.register(add)
     _daemon_commands(add, commands, common)
-    cli_access.register(add, commands, common, _control, _say)
+    cli_access.register(add, commands, common, _control, say)
     return parser
-
-
-def _offline_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    from gateway.cli_forget import register as register_forget
-
-    p = add("init", _init, "first boot: keys, identity, wardgate.toml, a claim code")
-    p.add_argument("--new-claim", action="store_true", help="a new claim code after a lost password; nothing else changes")
-    p.add_argument("--state", type=Path, default=Path("/var/lib/wardgate"))
-    p.add_argument("--policy-state", type=Path, default=Path("/var/lib/wardgate-policy"))
-    p.add_argument("--run", type=Path, default=Path("/run/wardgate"))
-    p.add_argument("--profiles", type=Path, default=Path("/etc/wardgate/profiles"))
-    p.add_argument("--name", default="Wardgate")
-    p.add_argument("--id", default="gateway")
-    p.add_argument("--tcti", default="device:/dev/tpmrm0")
-    p.add_argument(
-        "--root-of-measurement", choices=("uefi", "none"), default="", help="who measured the boot; default: what is seen"
-    )
-    p.add_argument("--ward", default="ward0")
-    p.add_argument("--uplink", default="hosp0")
-    p.add_argument("--management", default="mgmt0")
-    p.add_argument("--port", type=int, default=8443)
-    p.add_argument("--address", action="append", default=[], help="this gateway's own address/LENGTH; repeat for IPv6")
-    p.add_argument("--management-address", action="append", default=[], metavar="ADDRESS/LENGTH", help="where the page is; repeat")
-    p.add_argument("--nic", action="append", default=[], metavar="NAME=CARD", help="which card is what: hosp0=enp1s0; repeat")
-    p.add_argument("--peer", action="append", default=[], metavar="NAME=ADDRESS", help="a hospital host that profiles name; repeat")
-    p.add_argument("--broker", default="", metavar="HOST[:PORT]", help="the hospital's MQTT broker; default: none, all waits here")
-    p.add_argument("--broker-address", action="append", default=[], metavar="IP", help="where the broker is, if HOST is a name")
-    p.add_argument("--broker-ca", type=Path, default=None, metavar="FILE", help="the CA (PEM) of the broker's certificate")
-    p.add_argument("--ca", default="", metavar="URL", help="where the hospital's CA takes enrolment requests")
-    p.add_argument("--owner", type=int, default=None, help="uid that the daemon runs as")
-    p.add_argument("--extra", type=Path, default=None, help="TOML to append to the written wardgate.toml")
-    p = add("enrol", _enrol, "credential activation: a CA certifies this gateway's attestation key")
-    p.add_argument("--anchor", type=Path, metavar="FILE", help="keep the CA's certificate (PEM): the page then verifies against it")
-    way = p.add_mutually_exclusive_group()
-    way.add_argument("--ca", metavar="URL")
-    way.add_argument("--request", type=Path, metavar="FILE")
-    way.add_argument("--response", type=Path, metavar="FILE")
-    register_forget(add, _say)
-    add("check", _check, "everything that must be right, each ok or what to do")
-    add("run", _run, "the daemon")
-    p = add("verify", _verify, "check a conformity certificate bundle, offline, on any machine")
-    p.add_argument("file")
-    p.add_argument("--anchor", required=True, help="the CA certificate (PEM) that you trust")
-    p.add_argument("--nonce", metavar="HEX")
-    p.add_argument("--at", metavar="TIME", help="ISO 8601; default now")
-    p.add_argument("--min-seq", type=int, metavar="N")
-    p = add("appraise", _appraise, "evidence in, EAR claims out")
-    p.add_argument("file")
-    p.add_argument("--type", required=True, metavar="MEDIATYPE")
-    p.add_argument("--profile", required=True, metavar="PROFILE.toml")
-    p.add_argument("--key", metavar="FILE", help="the device's public key (PEM), or its endorsement (JSON) with shared keys")
-    p.add_argument("--nonce", metavar="HEX")
-    p.add_argument("--at", metavar="TIME")
 
 
 def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any, common: argparse.ArgumentParser) -> None:
@@ -461,11 +272,11 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--user", default="admin")
     p.add_argument("--password-file", type=Path)
     audit = commands.add_parser("audit", help="the record", parents=[common]).add_subparsers(required=True)
-    add("verify", _audit_verify, "check the hash chain of the audit log", audit)
-    add("export", _audit_export, "the audit log as JSON lines", audit)
+    add("verify", cli_offline.audit_verify, "check the hash chain of the audit log", audit)
+    add("export", cli_offline.audit_export, "the audit log as JSON lines", audit)
     cli_lifecycle.register(add, audit)
     from gateway import cli_holdings, cli_policy
 
-    tools = cli_policy.Tools(_say, _control, _password, person, devices)
+    tools = cli_policy.Tools(say, _control, _password, person, devices)
     cli_policy.register(add, commands, common, tools)
     cli_holdings.register(add, commands, common, tools)

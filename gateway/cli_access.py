@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 Add = Callable[..., argparse.ArgumentParser]
-Say = Callable[[argparse.Namespace, Any, list[str]], None]
+Say = Callable[[argparse.Namespace, Any, list[str]], int]
 
 
 def register(

@@ -14,7 +14,7 @@ from gateway.errors import InputError, RefusedError
 _FORGET_S = 120.0  # a discrete TPM takes seconds for each key
 
 
-def register(add: Callable[..., argparse.ArgumentParser], say: Callable[[argparse.Namespace, Any, Sequence[str]], None]) -> None:
+def register(add: Callable[..., argparse.ArgumentParser], say: Callable[[argparse.Namespace, Any, Sequence[str]], int]) -> None:
     """Add the subcommand; ``say`` prints one document or its lines."""
 
     def command(o: argparse.Namespace) -> int:

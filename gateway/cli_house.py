@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from gateway.cli_words import say
+
 Add = Callable[..., argparse.ArgumentParser]
 _ROLES = ("viewer", "clinical", "biomed", "admin")
 
@@ -49,13 +51,6 @@ def _control(o: argparse.Namespace) -> Any:
     return Control(read_config(o.config))
 
 
-def _say(o: argparse.Namespace, document: Any, lines: list[str]) -> int:
-    import json
-
-    sys.stdout.write((json.dumps(document, indent=2) if o.json else "\n".join(lines)) + "\n")
-    return 0
-
-
 def _events(o: argparse.Namespace) -> int:
     asked = {"device": o.device, "kind": o.kind, "severity": o.severity, "from": o.since, "to": o.until, "text": o.text}
     query = {k: v for k, v in asked.items() if v}
@@ -70,7 +65,7 @@ def _events(o: argparse.Namespace) -> int:
         lines.append(f"older: --before {page['older']}{'' if page['complete'] else ' (the search stopped at its bound)'}")
     record = control.ask("GET", "/api/v1/record")
     lines.append(record["trouble"] or f"the record verifies up to line {record['last']}, from line {record['first']} on")
-    return _say(o, {**page, "record": record}, lines)
+    return say(o, {**page, "record": record}, lines)
 
 
 def _network(o: argparse.Namespace) -> int:
@@ -85,7 +80,7 @@ def _network(o: argparse.Namespace) -> int:
     if wiring := land["wiring"]:
         lines += [f"wiring: {wiring['summary']}", *(f"  does not control {x}" for x in wiring["leaves"])]
         lines += [f"  {f['text']}; {f['remedy']}" for f in wiring["findings"]]
-    return _say(o, land, lines)
+    return say(o, land, lines)
 
 
 def _flow(lane: dict[str, Any], hosts: dict[str, str]) -> str:
@@ -104,7 +99,7 @@ def _identity(o: argparse.Namespace) -> int:
         f"  version {v['current']}" + (f", before it {v['previous']}" if v["previous"] else ""),
         *(f"  {s}" for s in who["statements"]),
     ]
-    return _say(o, who, lines)
+    return say(o, who, lines)
 
 
 # --- people ---
@@ -112,7 +107,7 @@ def _identity(o: argparse.Namespace) -> int:
 
 def _user_list(o: argparse.Namespace) -> int:
     users = _control(o).ask("GET", "/api/v1/users")["users"]
-    return _say(o, users, [f"{u['name']:32} {u['role']}" for u in users])
+    return say(o, users, [f"{u['name']:32} {u['role']}" for u in users])
 
 
 def _user_role(o: argparse.Namespace) -> int:
@@ -121,7 +116,7 @@ def _user_role(o: argparse.Namespace) -> int:
     _credential(o, {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role} if password
                 else {"do": "operator-role", "name": o.name, "role": o.role}, o.role, was, bool(password))  # fmt: skip
     answer = control.ask("POST", f"/api/v1/users/{quote(o.name)}/role", {"role": o.role, "password": password})
-    return _say(o, answer, [f"{o.name} is {o.role}"])
+    return say(o, answer, [f"{o.name} is {o.role}"])
 
 
 def _user_password(o: argparse.Namespace) -> int:
@@ -129,14 +124,14 @@ def _user_password(o: argparse.Namespace) -> int:
     role = _role_of(control, o.name)
     _credential(o, {"do": "add-operator", "name": o.name, "new_password": password, "role": role}, role, "", True)
     answer = control.ask("POST", f"/api/v1/users/{quote(o.name)}/password", {"password": password})
-    return _say(o, answer, [f"{o.name} has a new password"])
+    return say(o, answer, [f"{o.name} has a new password"])
 
 
 def _user_remove(o: argparse.Namespace) -> int:
     control = _control(o)
     _credential(o, {"do": "operator-role", "name": o.name, "role": ""}, "", _role_of(control, o.name), False)
     answer = control.ask("POST", f"/api/v1/users/{quote(o.name)}/remove", {})
-    return _say(o, answer, [f"{o.name} is no user any more"])
+    return say(o, answer, [f"{o.name} is no user any more"])
 
 
 def _role_of(control: Any, name: str) -> str:

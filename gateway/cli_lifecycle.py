@@ -6,12 +6,12 @@ Refuses to know how anything is done.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gateway.cli_words import say
 from gateway.errors import InputError, RefusedError, WardgateError
 
 Add = Callable[..., argparse.ArgumentParser]
@@ -33,12 +33,6 @@ def register(add: Add, audit: Any) -> None:
     p.add_argument("--reason", required=True)
 
 
-def _say(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
-    text = json.dumps(document, indent=2, default=str) if options.json else "\n".join(lines)
-    sys.stdout.write(text + "\n")
-    return 0
-
-
 def _backup(o: argparse.Namespace) -> int:
     from gateway.config import read_config
     from gateway.lifecycle import make_backup
@@ -51,7 +45,7 @@ def _backup(o: argparse.Namespace) -> int:
         "not in it: the record (`wardgate audit export`), readings that wait, certificates, Bluetooth bonds",
         *missing,
     ]
-    return _say(o, {"file": str(o.file), "bytes": size, "unread": unread}, lines)
+    return say(o, {"file": str(o.file), "bytes": size, "unread": unread}, lines)
 
 
 def _restore(o: argparse.Namespace) -> int:
@@ -67,7 +61,7 @@ def _restore(o: argparse.Namespace) -> int:
     lines.append("stayed as it is here: the record, readings that wait, vetoes; everyone logs in again")
     lines += [f"to undo this: wardgate restore {done.undo}   (the same passphrase)"] if done.undo else []
     lines += ["now:", *(f"  {n}. {t}" for n, t in enumerate(done.todo, 1))]
-    return _say(o, {**asdict(done), "undo": str(done.undo or "")}, lines)
+    return say(o, {**asdict(done), "undo": str(done.undo or "")}, lines)
 
 
 def _support_file(o: argparse.Namespace) -> int:
@@ -84,7 +78,7 @@ def _support_file(o: argparse.Namespace) -> int:
 
     names = write_support_file(o.config, o.file, view_of(o.config))
     lines = [f"{o.file}: a gzipped tar of {len(names)} texts; MANIFEST.txt says what each is: read it before you send it"]
-    return _say(o, {"file": str(o.file), "entries": names}, lines)
+    return say(o, {"file": str(o.file), "entries": names}, lines)
 
 
 def _accept(o: argparse.Namespace) -> int:
@@ -95,7 +89,7 @@ def _accept(o: argparse.Namespace) -> int:
         raise InputError("a reason has 3 to 200 printable characters", "give --reason")
     found = accept(read_config(o.config), o.reason)
     text = f"accepted, recorded, and a checkpoint is left: {found}" if found else "the state is the newest that the TPM remembers"
-    return _say(o, {"accepted": bool(found), "found": found}, [text])
+    return say(o, {"accepted": bool(found), "found": found}, [text])
 
 
 def _passphrase(o: argparse.Namespace, *, twice: bool) -> str:

@@ -23,7 +23,7 @@ _DEFAULT_MINUTES = 10.0
 class Tools:
     """What ``cli`` lends: printing, the daemon's client, a person's password and flags, and the place of ``device`` commands."""
 
-    say: Callable[[argparse.Namespace, Any, Sequence[str]], None]
+    say: Callable[[argparse.Namespace, Any, Sequence[str]], int]
     control: Callable[[argparse.Namespace], Any]
     password: Callable[[argparse.Namespace], str]
     person: Callable[[argparse.ArgumentParser], None]

@@ -2,6 +2,7 @@
 
 A change of what may pass is confirmed by root's wardgate-policy, which checks the operator's credential itself; this
 module only prepares it. Refuses to know HTML and HTTP.
+A little over 400 lines: every command a person has is here, beside what it needs.
 """
 
 from __future__ import annotations

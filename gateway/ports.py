@@ -1,4 +1,7 @@
-"""The Protocols by which adapters reach each other, injected by ``app``. Adapters never import one another."""
+"""The Protocols by which adapters reach each other, injected by ``app``. Adapters never import one another.
+
+A little over 400 lines: the whole list of seams, and nothing but signatures.
+"""
 
 from __future__ import annotations
 
