@@ -17,7 +17,7 @@ import pytest
 
 from hil import scenarios
 from hil.bench import BIN, PASSWORD, TOP, Bench
-from hil.network import inside
+from hil.network import ATTACKER, inside
 from hil.scenarios import SCENARIOS, Story, at_level, flows, play, trusted
 from hil.stories_hl7 import hostile_hl7, kept_aside, monitor_readings, receiver_away, tampered_monitor
 
@@ -75,6 +75,11 @@ def test_the_monitor_and_its_receiver(bench: Bench, story: Story) -> None:
     assert figures and detail
 
 
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The first row of each name: for the wiring, what it is; its findings follow."""
+    return {r["name"]: r for r in reversed(rows)}
+
+
 def test_nothing_listens_toward_the_ward_but_what_the_policy_says(bench: Bench) -> None:
     def unexpected() -> list[tuple[str, int]]:
         rows = bench.wardgate("status", "--ports", code=None)["listeners"]
@@ -94,7 +99,7 @@ def test_nothing_listens_toward_the_ward_but_what_the_policy_says(bench: Bench) 
         stranger = socket.create_server(("0.0.0.0", 4444))
     with stranger:
         assert unexpected() == [("0.0.0.0", 4444)]
-        rows = {r["name"]: r for r in bench.wardgate("check", code=1)}
+        rows = by_name(bench.wardgate("check", code=1))
         assert "tcp 0.0.0.0 port 4444 would answer the ward" in rows["listeners"]["text"]
     assert rows["services"]["ok"]
     assert rows["wiring"]["text"].startswith("in line: 3 ports of ward0")
@@ -230,7 +235,10 @@ def test_the_commands_say_what_the_page_says(bench: Bench) -> None:
     assert status["status"] in ("all well", "degraded")
     explained = bench.wardgate("explain", "pump-1", "control")
     assert explained["level"] == 3 and explained["steps"] and explained["functions"][0]["allowed"]
-    checks = {c["name"]: c for c in bench.wardgate("check", code=None)}
+    told_of = bench.wardgate("check", code=None)
+    checks = by_name(told_of)
+    # Whoever wore a device's address in an earlier story is remembered, at the port where it was; nothing else is wrong.
+    assert all(c["ok"] or ATTACKER.port in c["text"] for c in told_of if c["name"] == "wiring"), told_of
     assert all(checks[n]["ok"] for n in ("profiles", "tpm", "enrolment", "bluetooth", "wiring", "bridge", "enforcer")), checks
     assert {d["id"] for d in bench.wardgate("device", "list")} == set(bench.positions)
     assert bench.wardgate("audit", "verify")["ok"]
