@@ -1,7 +1,7 @@
-"""How the tests are shared between two pytest workers (tests/run starts them): a file stays whole, the longest begin first.
+"""How the tests are shared between two pytest workers (tests/run starts them): a file stays whole, the heaviest begin first.
 
-Most long tests wait: for leases, sensors, browsers. What may not run beside another of its kind has one group, so one worker
-does it in order. Refuses to know what a test does; without workers (``-n0``, ``pytest`` alone) nothing here takes part.
+Most long tests wait: for leases, sensors, browsers; a second worker uses that time. Refuses to know what a test does; without
+workers (``-n0``, ``pytest`` alone) nothing here takes part.
 """
 
 from __future__ import annotations
@@ -11,18 +11,11 @@ from typing import Any
 
 import pytest
 
-# Each whole bench is a dozen processes, and each radio keeps real time: one after the other, beside whatever else there is.
-GROUPS = {
-    "tests/hil/test_first_light.py": "bench",
-    "tests/web/test_bench_pages.py": "bench",
-    "tests/network": "network",  # one ward for the folder
-}
-# What takes longest, longest first: begun last, it would leave the other worker idle.
-FIRST = (
-    "tests/hil/test_first_light.py",
-    "tests/image",
-    "tests/web/test_bench_pages.py",
-)
+# A whole bench is a dozen processes that keep real time, and a Debian that is packed, installed and booted takes what the
+# machine has: these come one after the other, first, in the order below. Whatever else there is runs beside them.
+HEAVY = ("tests/hil/test_first_light.py", "tests/web/test_bench_pages.py", "tests/image")
+# One for the folder: its tests share a ward.
+WHOLE = ("tests/network",)
 
 
 def below(nodeid: str, places: Iterable[str]) -> str | None:
@@ -31,15 +24,16 @@ def below(nodeid: str, places: Iterable[str]) -> str | None:
 
 
 def group(nodeid: str) -> str:
-    """The name of what a test stays together with."""
-    place = below(nodeid, GROUPS)
-    return GROUPS[place] if place else nodeid.split("::")[0]
+    """The name of what a test stays together with: most often its file."""
+    if below(nodeid, HEAVY):
+        return "heavy"
+    return below(nodeid, WHOLE) or nodeid.split("::")[0]
 
 
 def rank(nodeid: str) -> int:
     """Smaller begins earlier."""
-    place = below(nodeid, FIRST)
-    return FIRST.index(place) if place else len(FIRST)
+    place = below(nodeid, HEAVY)
+    return HEAVY.index(place) if place else len(HEAVY)
 
 
 class LeftOut:
