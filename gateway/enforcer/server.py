@@ -43,6 +43,7 @@ _BACKLOG_MAX = 1 << 20  # bytes that a peer has not read, beyond the dumps that 
 _TOLD_EVERY_S = 0.25  # logged packets are summed up for so long
 _TOLD_MAX = 256  # different ones in that time; more are only counted
 _TICK_S = 1.0
+_AGAIN_S = 5.0  # while the tables differ from what was confirmed
 _COLLECT_EVERY_S = 60.0  # garbage of exceptions; a collection in the middle of a drop would delay it by milliseconds
 
 Event = dict[str, Any]
@@ -317,7 +318,8 @@ class Enforcer:
         if not differences and result.get("ok"):
             self._suspicions = 0
             self._alarm.clear("tampered", "restored", "the tables are as confirmed again")
-        elif differences and (self._suspicions or not self._peers):
+        elif differences and self._suspicions:
+            self._check_at = time.monotonic() + _AGAIN_S  # what it takes for granted may itself have come late
             self._alarm.ring("tampered", f"the tables were changed: {differences[0]}", differences=differences[:_TOLD_MAX])
         elif differences:
             self._suspicions = 1

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.enforcer.client import EnforcerClient
+from gateway.enforcer.document import canonical
 from gateway.enforcer.wire import REQUEST_MAX
 from gateway.errors import RefusedError, UnavailableError
 from gateway.model.decision import Lease
@@ -276,6 +277,25 @@ def test_a_confirmation_is_not_tampering(rig: Bench) -> None:
     assert rig.state()["state"] == "clear"
 
 
+@pytest.mark.parametrize("late_s", [0.3, 1.5])
+def test_a_confirmation_whose_file_comes_late_leaves_no_alarm_behind(rig: Bench, late_s: float) -> None:
+    """The kernel is loaded before the file is written: for a moment the enforcer knows the old policy and sees the new one."""
+    changed = document()
+    changed["sets"]["rtl1_4"].append([HOSP4, PUMP4, "udp", 7777])
+    assert rig.enforcer is not None
+    before = rig.enforcer.log.read_text().count("ALARM: the tables were changed")
+    rig.nft(f"add element inet wardgate rtl1_4 {{ {HOSP4} . {PUMP4} . udp . 7777 }}")
+    try:
+        time.sleep(late_s)
+        rig.ward.confirmed.write_bytes(canonical(changed))
+        rang = rig.enforcer.log.read_text().count("ALARM: the tables were changed") - before
+        assert (rang > 0) == (late_s > 1), "a difference is looked at twice"
+        assert until(lambda: rig.state()["state"] == "clear", 8.0)
+    finally:
+        rig.ward.load(document())
+    assert until(lambda: rig.state()["state"] == "clear", 8.0)
+
+
 # The daemon's side
 
 
@@ -382,6 +402,7 @@ RENEWER = """
 import asyncio, sys, time
 from pathlib import Path
 from gateway.enforcer.client import EnforcerClient
+from gateway.enforcer.document import canonical
 from gateway.model.decision import Lease
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
