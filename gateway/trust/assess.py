@@ -156,19 +156,23 @@ def _holds(pool: _Pool, t: Threshold, later_s: float, held: bool, p: Parameters)
 def _lasts(weighed: Sequence[_Weighed], level: TrustLevel, p: Parameters) -> float:
     """Seconds until ``level`` falls, never too many: found by doubling, then by halving down to a millisecond.
 
-    The levels below hold as long: they ask for less (``Parameters`` checks it) and count at least the same evidence.
+    A level needs those below it. They ask for less, but may fall first: what reaches them only may thin out an average.
     """
     if level is TrustLevel.NONE:
         return 0.0
-    pool, t = _pool(weighed, level), p.levels[level - 1]
+    needed = [(_pool(weighed, TrustLevel(n)), p.levels[n - 1]) for n in range(1, level + 1)]
+
+    def holds(later_s: float) -> bool:
+        return all(_holds(pool, t, later_s, True, p) for pool, t in needed)
+
     low, high = 0.0, 1.0
-    while _holds(pool, t, high, True, p):
+    while holds(high):
         low, high = high, high * 2
         if high > _FOREVER_S:
             return inf
     while high - low > _STEP_S:
         middle = (low + high) / 2
-        if _holds(pool, t, middle, True, p):
+        if holds(middle):
             low = middle
         else:
             high = middle

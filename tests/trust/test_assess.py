@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.model.evidence import ChannelKind, EvidenceClass, Tier
@@ -167,6 +167,14 @@ some = st.lists(sources, max_size=5)
 levels = st.sampled_from(list(TrustLevel))
 
 
+# Four of one name and one with its key apart: the average of all, which level 1 looks at, falls before what level 2 looks at.
+AVERAGED = [
+    *(source(EvidenceClass.TPM, name="a", channel_kind=ChannelKind.TLS, key_isolated=False) for _ in range(3)),
+    source(EvidenceClass.TPM, name="a", channel_kind=ChannelKind.TLS, age_s=283.0, half_life_s=1858.0, key_isolated=True),
+]
+
+
+@example(AVERAGED, NONE)
 @given(some, levels)
 def test_a_level_holds_until_it_says_and_no_longer(ss: list[Source], previous: TrustLevel) -> None:
     found = assess(ss, previous)
