@@ -20,7 +20,7 @@ from gateway.attester import state as tpm_state
 from gateway.attester.attester import Attester, present_ak
 from gateway.attester.tpm import Tpm
 from gateway.config import Config, read_config
-from gateway.enforcer.confirm_client import confirm_sync
+from gateway.enforcer.confirm_client import UnansweredError, confirm_sync
 from gateway.enforcer.document import EMPTY, Document, DocumentError, parse_document
 from gateway.enforcer.files import append_durably, write_atomically
 from gateway.errors import EvidenceError, InputError, RefusedError, UnavailableError, WardgateError
@@ -256,6 +256,8 @@ def _confirm(config: Config, document: Document | None) -> list[str]:
     changes = difference(old, new)
     try:
         confirm_sync(config.policy.socket, {"do": "confirm", "document": new})
+    except UnansweredError:
+        raise  # it may be at work this very moment: writing its files under it would lose one of the two
     except UnavailableError:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
