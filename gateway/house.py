@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import platform
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 
 from cryptography import x509
 
-from gateway import __version__
+from gateway import INSTALLED, RELEASE, __version__
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError, WardgateError
@@ -43,7 +42,6 @@ log = logging.getLogger("wardgate.house")
 
 _MS = 1_000_000
 _LIBRARIES = ("aiohttp", "aiomqtt", "bleak", "cbor2", "cryptography", "pymodbus", "tpm2-pytss", "sqlite-utils")
-_INSTALLED = Path("/opt/wardgate")  # image/install: a folder for each version, `current` and `previous` name two of them
 _OUTBOX_S = 90 * 86_400.0  # gateway.store.outbox.Bounds.age_s
 EXPORT_MAX = 200_000  # lines in one file: some 30 MB
 OPERATORS = ("biomed", "admin")
@@ -226,19 +224,16 @@ def _waiting(outbox: OutboxView) -> list[Deadline]:
 
 
 def _versions() -> Versions:
-    prefix = Path(sys.prefix).resolve()
-    installed = _INSTALLED in prefix.parents
+    installed = __version__ != RELEASE
     libraries = []
     for name in _LIBRARIES:
         try:
             libraries.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             continue
-    current = prefix.name if installed else __version__
-    previous = _named(_INSTALLED / "previous") if installed else ""
-    return Versions(
-        current, previous, "installed" if installed else "checkout", platform.python_version(), platform.release(), tuple(libraries)
-    )  # fmt: skip
+    previous = _named(INSTALLED / "previous") if installed else ""
+    way = "installed" if installed else "checkout"
+    return Versions(__version__, previous, way, platform.python_version(), platform.release(), tuple(libraries))
 
 
 def _named(link: Path) -> str:
