@@ -230,6 +230,9 @@ class _Life:
             raise InputError("that passphrase protects nothing", "take a sentence")
         return f"backup {passphrase}".encode()
 
+    async def left_out(self) -> list[str]:
+        return ["who may confirm what may pass (operators.json, which only root reads)"]
+
     async def support_file(self) -> bytes:
         return b"support"
 
@@ -247,6 +250,9 @@ async def test_files_are_taken_away_by_those_who_may() -> None:
         assert "Take a backup…" in await (await ada.get("/gateway")).text()
         assert "Take a backup…" not in await (await bea.get("/gateway")).text()
         assert "Download the support file" not in await (await vic.get("/gateway")).text()
+        sheet = await (await ada.get("/gateway/backup")).text()
+        assert "Not in it: who may confirm what may pass (operators.json, which only root reads)." in sheet
+        assert "sudo wardgate backup FILE" in sheet
         fields = {"passphrase": "a long passphrase", "again": "a long passphrase", "secret": PASSWORD}
         assert (await bea.form("/gateway/backup", fields)).status == 403
         for wrong, status in (({"again": "x"}, 400), ({"passphrase": "short", "again": "short"}, 400), ({"secret": "no"}, 403)):
