@@ -191,6 +191,7 @@ class App:
         )  # fmt: skip
         self.conductor.witness = house.witness
         self.syslog = self._syslog()
+        self.readings.copied = self.syslog.look if self.syslog else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 

@@ -59,6 +59,10 @@ class AuditLog:
         found = await self._db.run(lambda db: _told(db, "sequence > ? ORDER BY sequence LIMIT ?", sequence, 1000))
         return sorted(found, key=lambda e: e.sequence)[:1000]
 
+    async def behind(self, sequence: int) -> tuple[int, int | None]:
+        """(how many lines for people come after ``sequence``, at most ``MOST_BEHIND``; the oldest one's UTC nanoseconds)."""
+        return await self._db.run(lambda db: _behind(db, sequence))
+
     async def extent(self) -> Extent:
         """How far back the record reaches."""
         return await self._db.run(_extent)
@@ -257,6 +261,7 @@ def _shown(r: Sequence[Any]) -> EventView:
 # --- segments ---
 
 TRIMMED = "trimmed"
+MOST_BEHIND = 100_000  # counted in 10 ms; who is further behind is far behind
 _TOLD = "sequence, utc_ns, mono_ns, kind, severity, device_id, text"
 _SEGMENT = "first, last, prev, hash, utc_ns, bytes, body"
 _SIZES = "coalesce(sum(length(body)), 0)"
@@ -273,6 +278,18 @@ def _told(db: Connection, where: str, bound: int, limit: int) -> list[EventView]
 
 def _packed_told(db: Connection, where: str, *bound: int) -> list[EventView]:
     return [_shown(r) for r in db.execute(f"SELECT {_TOLD} FROM audit_told WHERE {where}", bound).fetchall()]  # noqa: S608
+
+
+def _behind(db: Connection, sequence: int) -> tuple[int, int | None]:
+    number, oldest = 0, None
+    for table in ("audit_told WHERE", "audit WHERE text <> '' AND kind NOT IN ('event', 'wake') AND"):
+        sql = f"SELECT count(*), min(sequence) FROM (SELECT sequence FROM {table} sequence > ? ORDER BY sequence LIMIT ?)"  # noqa: S608
+        count, first = db.execute(sql, (sequence, MOST_BEHIND - number)).fetchone()
+        number += count
+        if oldest is None and first is not None:
+            name = table.partition(" ")[0]
+            oldest = db.execute(f"SELECT utc_ns FROM {name} WHERE sequence = ?", (first,)).fetchone()[0]  # noqa: S608
+    return number, oldest
 
 
 def _follows(line: Line, last: Head) -> None:

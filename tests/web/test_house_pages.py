@@ -146,6 +146,16 @@ async def test_the_gateway_says_who_it_is_what_ends_and_what_waits(door: Door) -
     assert "API tokens" not in text
 
 
+async def test_how_far_the_copy_of_the_record_is_behind_is_shown(door: Door) -> None:
+    vic = await door.as_("vic")
+    text = re.sub(r"<[^>]+>", "", await (await vic.get("/gateway")).text())
+    assert "The record’s copy: copies the audit log to siem.hospital. 7 lines are not confirmed, the oldest for 41 s." in text
+    found = (await (await vic.get("/api/v1/outbox")).json())["syslog"]
+    assert found == {
+        "type": "CopyView", "state": "copies the audit log to siem.hospital", "up": True, "lines": 7, "oldest_s": 41.5,
+    }  # fmt: skip
+
+
 async def test_a_message_that_was_kept_aside_is_sent_again_or_let_go_by_operators(door: Door) -> None:
     vic, bea = await door.as_("vic"), await door.as_("bea")
     assert (await vic.form("/gateway/outbox/1/retry", {})).status == 403
