@@ -22,7 +22,7 @@ from gateway import INSTALLED, RELEASE, __version__
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError, WardgateError
-from gateway.landscape import Ground, landscape
+from gateway.landscape import Glass, Ground, landscape
 from gateway.model.effect import Record
 from gateway.model.event import Behaviour
 from gateway.model.inquiry import EventPage, EventQuery, RecordCheck
@@ -70,7 +70,7 @@ class House:
         self._tally = Tally()
         self._document: tuple[tuple[int, int], dict[str, Any]] = ((0, 0), {})
         self._versions: Versions | None = None
-        self._wiring: tuple[float, Mapping[str, object] | None] = (float("-inf"), None)
+        self._wiring: tuple[float, Mapping[str, object] | None, Glass | None] = (float("-inf"), None, None)
         self._looking = asyncio.Lock()
 
     def witness(self, event: Behaviour) -> None:
@@ -98,26 +98,28 @@ class House:
         view, (document, trouble) = self._view(), await asyncio.to_thread(self._confirmed)
         n, broker = self._config.network, self._config.uplink.flows
         ground = Ground(n.ward, n.uplink, n.management, n.addresses, self._config.peers, broker)
-        seen = landscape(view, document, ground, self._tally.lately(view.now_ms))
-        return replace(seen, trouble=trouble, wiring=await self._cables())
+        wiring, glass = await self._cables()
+        seen = landscape(view, document, ground, self._tally.lately(view.now_ms), _still_open(glass or {}, view.now_ms))
+        return replace(seen, trouble=trouble, wiring=wiring, asked=glass is not None)
 
-    async def _cables(self) -> Mapping[str, object] | None:
-        """The wiring as the kernel shows it; None when it cannot be read."""
+    async def _cables(self) -> tuple[Mapping[str, object] | None, Glass | None]:
+        """The wiring and what is open by break-glass, as the kernel shows both; None for what cannot be read."""
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if now - self._wiring[0] > _WIRING_S:
                 try:
-                    met = (await self._enforcer.dump()).get("met")
+                    dump = await self._enforcer.dump()
+                    met, glass = dump.get("met"), glass_of(dump, self._clock.now().mono_ns // _MS)
                 except WardgateError:
-                    met = None
+                    met, glass = None, None
                 try:
                     refused = met if isinstance(met, list) else None
                     found = (await asyncio.to_thread(look, self._config, refused)).as_document()
                 except WardgateError as e:
                     log.warning("the wiring cannot be read: %s", e)
                     found = None
-                self._wiring = (now, found)
-            return self._wiring[1]
+                self._wiring = (now, found, glass)
+            return self._wiring[1:]
 
     def _confirmed(self) -> tuple[dict[str, Any], str]:
         """The confirmed document, read again when the file changed; and why it could not be read."""
@@ -214,6 +216,17 @@ class House:
         await self._audit.append([(self._clock.now(), record)])
         if not await act():
             raise InputError("there is no such message any more", "load the page again")
+
+
+def glass_of(dump: Mapping[str, object], now_ms: int) -> Glass:
+    """The elements of the kernel's break-glass sets; the last of each is how many seconds it has left."""
+    sets = dump.get("glass")
+    found = [e for elements in sets.values() for e in elements if len(e) > 3] if isinstance(sets, Mapping) else []
+    return {tuple(e[:-1]): now_ms + 1000 * int(e[-1]) for e in found}
+
+
+def _still_open(glass: Glass, now_ms: int) -> Glass:
+    return {element: until for element, until in glass.items() if until > now_ms}
 
 
 def _waiting(outbox: OutboxView) -> list[Deadline]:
