@@ -38,6 +38,7 @@ from gateway.enforcer.confirm_client import confirm
 from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
+from gateway.free_space import FreeSpace
 from gateway.grants import Grant, Grants
 from gateway.holdings import Holdings
 from gateway.house import House
@@ -302,6 +303,7 @@ class App:
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
         supervisor.keep("own-address", self.own_address.run)
+        supervisor.keep("free-space", FreeSpace(self.config.gateway.state, self.tell).run)
         supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
         self.readings.start(supervisor)

@@ -17,6 +17,7 @@ PART_WORDS = {
     "uplink": "Uplink",
     "clock": "Clock",
     "own-address": "Own address",
+    "free-space": "Free space",
 }
 LINK_WORDS = {"up": "link up", "down": "link down", "unknown": "link not known yet"}
 STATE_WORDS = {
