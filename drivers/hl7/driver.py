@@ -103,7 +103,8 @@ class Hl7Driver:
             await self._context.decided()  # what it took away counts before anything else goes on
             if is_new:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(decided), _GRANT_S)
+                    async with asyncio.timeout(_GRANT_S):
+                        await asyncio.shield(decided)
         finally:
             decided.cancel()
         link.hand_in(said, generation)

@@ -258,6 +258,8 @@ class ClientLink(asyncio.Protocol):
         if not self._open:
             up.close()
             return
+        if up.ended is not None:
+            return  # as soon as it was there; the sender has heard of it
         self._up = up
         self._send(up, message)
 

@@ -26,6 +26,7 @@ class Upstream(asyncio.Protocol):
         self._heard, self._lost = heard, lost
         self._transport: asyncio.Transport
         self.open = False
+        self.ended: WardgateError | None = None  # the reason, once it ended by itself or out of step
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self.open = cast(asyncio.Transport, transport), True
@@ -48,13 +49,15 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.open:
             self.open = False
-            self._lost(secure.ended(self._route, exc, answered=self._answered))
+            self.ended = secure.ended(self._route, exc, answered=self._answered)
+            self._lost(self.ended)
 
     def poison(self, why: str) -> None:
         """Out of step or too late: never used again."""
         if self.open:
             self.close()
-            self._lost(UnavailableError(why, "look at the receiver"))
+            self.ended = UnavailableError(why, "look at the receiver")
+            self._lost(self.ended)
 
     def close(self) -> None:
         """End it without a word."""

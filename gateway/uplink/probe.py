@@ -20,10 +20,10 @@ def probe(settings: Uplink) -> str:
     left = _left(settings)
 
     async def look() -> None:
-        async with connect(settings, settings.where[0], "wardgate-check", None, context) as link:
+        async with asyncio.timeout(6 * CONNECT_S), connect(settings, settings.where[0], "wardgate-check", None, context) as link:
             link.farewell = True
 
-    asyncio.run(asyncio.wait_for(look(), 6 * CONNECT_S))
+    asyncio.run(look())
     return f"{settings.host} port {settings.port} takes our certificate, good for {left.days} more days"
 
 
