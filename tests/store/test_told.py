@@ -146,6 +146,13 @@ async def test_after_trimming_what_is_older_than_the_anchor_is_not_known_and_tha
     assert not (await history.levels("nobody", extent.first_utc_ns - 1))[1]
     assert await db.run(lambda d: d.execute("SELECT min(first) FROM audit_segment_ends").fetchone()[0]) == extent.first
     assert (await log.verify()).sequence == 3001
+    assert await log.trim(Keeping(most_bytes=0), story.now.plus(2)) > 1000
+    assert await db.run(lambda d: [d[t].count for t in ("audit_segments", "audit_told", "audit_segment_ends")]) == [0, 0, 0]
+    extent = await log.extent()
+    assert not (await history.levels("nobody", 0))[1], "all that was packed is gone"
+    assert (await history.levels("nobody", extent.first_utc_ns or 0))[1]
+    assert all(r.sequence >= extent.first for r in await history.refused("pump-1", story.now, 200))
+    assert (await log.verify()).sequence == 3002
 
 
 async def _as_before(db: Database) -> None:
