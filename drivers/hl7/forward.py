@@ -204,7 +204,7 @@ class Forwarder:
         """Send one message and wait for its answer; None when none is due. Raises WardgateError when there is no receiver."""
         s = self._settings
         if self._up is None or not self._up.open:
-            self._up = await connect(self._route, self._services.tls, s, self._heard, self._lost)
+            self._up = await connect(self._route, self._services.tls, s, self._services.turn, self._heard, self._lost)
         up = self._up
         if up.ended is not None:  # as soon as it was there
             raise up.ended

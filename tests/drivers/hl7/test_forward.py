@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from drivers.hl7 import mllp
 from drivers.hl7.ack import Verdict
-from drivers.hl7.route import Route
 from gateway.errors import UnavailableError
 from gateway.model.event import Behaviour, RouteChanged
 from tests.drivers.hl7.ward import LIVE, RESULTS, Bench, oru
@@ -177,8 +175,8 @@ async def test_a_receiver_that_is_gone_as_soon_as_it_was_there_costs_no_patience
     """It is lost before anybody has looked at what ``connect`` gave: its end is told all the same."""
     gone = UnavailableError("the receiver closed the connection", "look at the receiver")
 
-    async def connect(route: Route, contexts: object, settings: object, heard: object, lost: Callable[[Any], None]) -> Any:
-        lost(gone)
+    async def connect(*where_and_how: Any) -> Any:
+        where_and_how[-1](gone)  # lost
         return SimpleNamespace(open=False, ended=gone, send=lambda _: None, close=lambda: None)
 
     monkeypatch.setattr("drivers.hl7.proxy.connect", connect)
