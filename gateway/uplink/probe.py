@@ -28,10 +28,10 @@ def probe(settings: Uplink) -> str:
     left = _left(settings)
 
     async def look() -> None:
-        async with connect(settings, settings.where[0], "wardgate-check", None, context) as link:
+        async with asyncio.timeout(6 * CONNECT_S), connect(settings, settings.where[0], "wardgate-check", None, context) as link:
             link.farewell = True
 
-    asyncio.run(asyncio.wait_for(look(), 6 * CONNECT_S))
+    asyncio.run(look())
     return f"{settings.host} port {settings.port} takes our certificate, good for {left.days} more days"
 
 
@@ -60,7 +60,8 @@ async def _greet(settings: Syslog, context: ssl.SSLContext) -> x509.Certificate:
             why = e
             continue
         try:
-            heard = await asyncio.wait_for(reader.read(1), _HEAR_S)
+            async with asyncio.timeout(_HEAR_S):
+                heard = await reader.read(1)
         except TimeoutError:
             return x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
         except OSError as e:
@@ -68,7 +69,8 @@ async def _greet(settings: Syslog, context: ssl.SSLContext) -> x509.Certificate:
         finally:
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(writer.wait_closed(), 2 * _HEAR_S)
+                async with asyncio.timeout(2 * _HEAR_S):
+                    await writer.wait_closed()
         raise UnavailableError(f"the syslog server {where} {'speaks, which none does' if heard else 'closes at once'}", _CLIENT)
     remedy = "see [syslog] in wardgate.toml; does it listen there, and does the confirmed policy let this gateway out to it?"
     if isinstance(why, ssl.SSLCertVerificationError):
