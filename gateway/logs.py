@@ -17,6 +17,23 @@ def clean(text: object, limit: int = _MAX_TEXT) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+class _NobodyWaited(logging.Filter):
+    """A connection of a library that ended while nobody waited for it: one line. Whoever used it has told of its end.
+
+    dbus-fast sets the error of a bus that dies on a future of its own, too; asyncio would print it with a traceback.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OSError | EOFError) and record.getMessage().startswith("Future exception was never retrieved"):
+            record.msg, record.args = f"a connection ended while nobody waited for it: {clean(repr(error))}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_nobody_waited = _NobodyWaited()
+
+
 def configure(level: int = logging.INFO) -> None:
     """Send all logging to stderr, one line each; quieten libraries that dump packets."""
     handler = logging.StreamHandler(sys.stderr)
@@ -26,3 +43,4 @@ def configure(level: int = logging.INFO) -> None:
     root.setLevel(level)
     for noisy in ("pymodbus", "asyncio", "aiohttp.access", "bleak", "dbus_fast"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(_nobody_waited)  # added once, however often

@@ -526,11 +526,20 @@ class Bench:
 
 def bench_user(name: str, uid: int) -> None:
     """A system user of the bench: D-Bus admits nobody whom the machine does not know. Stays; it can do nothing."""
+    nologin = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+    if not _known(uid):
+        command = ["useradd", "--system", "--uid", str(uid), "--user-group", *nologin, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and not _known(uid):  # another bench may have made it meanwhile
+            raise BenchError(f"there is no user {name}: {done.stderr.strip()}")
+
+
+def _known(uid: int) -> bool:
     try:
         pwd.getpwuid(uid)
     except KeyError:
-        nologin = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
-        subprocess.run(["useradd", "--system", "--uid", str(uid), "--user-group", *nologin, name], check=True, capture_output=True)
+        return False
+    return True
 
 
 def _milliseconds(text: str) -> float:

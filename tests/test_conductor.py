@@ -184,7 +184,7 @@ async def test_inputs_that_decided_nothing_share_a_commit_and_a_decision_takes_t
 ) -> None:
     from gateway import conductor
 
-    monkeypatch.setattr(conductor, "QUIET_S", 0.2)
+    monkeypatch.setattr(conductor, "QUIET_S", 0.6)
     appended: list[int] = []
     append = rig.audit.append
 

@@ -56,7 +56,10 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    # what a hash costs is a matter of the accounts' and the operators' own tests
+    monkeypatch.setattr(credentials, "_SCRYPT_N", 1 << 4)
+    monkeypatch.setattr("gateway.store.passwords._MEMORY_KIB", 256)
     made = Rig(tmp_path)
     await made.database.open()
     yield made

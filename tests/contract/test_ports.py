@@ -142,9 +142,9 @@ def grant(request: pytest.FixtureRequest) -> GrantView:
 
 
 async def test_a_lease_reads_as_level_0_after_its_end(grant: GrantView) -> None:
-    _put(grant, TrustLevel.STANDARD, 0.05)
+    _put(grant, TrustLevel.STANDARD, 0.3)
     assert grant.current(FakeClock().now()).level is TrustLevel.STANDARD
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.35)
     assert grant.current(FakeClock().now()).level is TrustLevel.NONE
 
 

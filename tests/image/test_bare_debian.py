@@ -21,8 +21,8 @@ from hil.ca import Ca
 from tests.image.conftest import Files
 from tests.image.machine import ROOT, Machine, Tree, differences
 
-# Three minutes and more: it fetches packages, boots, upgrades, rolls back, removes and purges. `.ci/run` has twenty for everything.
-pytestmark = [pytest.mark.rig, pytest.mark.soak, pytest.mark.timeout(600)]
+# Three minutes and more: it fetches packages, boots, upgrades, rolls back, removes and purges.
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(600)]
 Box = Callable[[], Machine]
 
 # What Debian's own packages and a running system leave when packages come and go. Nothing of it is Wardgate's.

@@ -233,10 +233,9 @@ asyncio.run(main())
 def _write_and_die(path: Path) -> list[str]:
     writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
-    first = writer.stdout.readline()
-    time.sleep(0.15)
-    os.kill(writer.pid, signal.SIGKILL)
-    return [first, *writer.communicate(timeout=10)[0].splitlines()]
+    first = [writer.stdout.readline() for _ in range(20)]
+    os.kill(writer.pid, signal.SIGKILL)  # in the middle of the next ones
+    return [*first, *writer.communicate(timeout=10)[0].splitlines()]
 
 
 async def test_kill_9_while_writing_loses_nothing_acknowledged(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ async def test_settings_and_ports() -> None:
 
 async def test_a_busy_sender_is_not_taken_for_one_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is always half a message under way; each is whole in time."""
-    monkeypatch.setattr("drivers.hl7.proxy.PARTIAL_S", 0.4)
+    monkeypatch.setattr("drivers.hl7.proxy.PARTIAL_S", 0.8)
     async with Bench().running() as b:
         b.grant(3)
         s = await b.dial()

@@ -113,7 +113,8 @@ async def test_events_are_told_once_and_then_counted() -> None:
         reporter.note("pump-2", "malformed", "m")
         if i == 0:
             await context.wait(Behaviour, lambda e: e.device_id == "pump-2")
-    await asyncio.sleep(0.35)
+    await context.wait(Behaviour, lambda e: e.device_id == "pump-1" and e.count > 1)
+    await asyncio.sleep(0.25)
     events = [e for e in context.of(Behaviour) if e.device_id == "pump-1"]
     assert [e.count for e in events] == [1, 499]
     assert events[1].text.startswith("number 499")
