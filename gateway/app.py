@@ -38,6 +38,7 @@ from gateway.enforcer.confirm_client import confirm
 from gateway.engine import Engine
 from gateway.epochs import EpochChain
 from gateway.errors import UnavailableError, WardgateError
+from gateway.free_space import FreeSpace
 from gateway.grants import Grant, Grants
 from gateway.holdings import Holdings
 from gateway.house import House
@@ -54,6 +55,7 @@ from gateway.model.evidence import MediaType
 from gateway.model.profile import References
 from gateway.notify import Notify
 from gateway.only_one import only_one, refuse_half_restored
+from gateway.own_address import OwnAddress
 from gateway.people import People
 from gateway.screening import screen_for
 from gateway.store.audit import AuditLog, Keeping
@@ -190,7 +192,9 @@ class App:
             attester=self.attester, way_out=self.readings, enforcer=self.enforcer,
         )  # fmt: skip
         self.conductor.witness = house.witness
+        self.own_address = OwnAddress(config.network.addresses, self.enforcer, self.tell)
         self.syslog = self._syslog()
+        self.readings.copied = self.syslog.look if self.syslog else None
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 
@@ -298,6 +302,8 @@ class App:
         supervisor.keep("meters", self.meters.run)
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
+        supervisor.keep("own-address", self.own_address.run)
+        supervisor.keep("free-space", FreeSpace(self.config.gateway.state, self.tell).run)
         supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
         self.readings.start(supervisor)
@@ -359,6 +365,7 @@ class App:
         elif kind == "seen":
             self._seen(event)
         elif kind == "denied":
+            self.own_address.heard(event)
             await self.conductor.emit(Behaviour(str(event["device"]), "denied", str(event["text"]), int(event["count"])))
 
     def _seen(self, event: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """What a backup is made of, and how it is read back: configuration, profiles, inventory, people, policy, keys.
 
 Nothing of a patient is in it. Left out: the record (it is exported, and goes on where it is), readings and messages that still
-wait (a copy would arrive twice), certificates, bonds (their keys are in the adapter's store). Keys that the TPM made or sealed are
+wait (a copy would arrive twice), certificates, bonds (their keys are in the adapter's store); and, where the daemon makes it for
+the page, what only root reads: the hashes of those who may confirm policy are kept from it on purpose, or whoever takes the daemon
+over could guess at them. The file says what it lacks. Keys that the TPM made or sealed are
 in it as they lie on the disk: they open on this very machine and nowhere else. Refuses to change anything.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,12 +63,35 @@ def places(config: Config, config_path: Path) -> dict[str, Path]:
     return found
 
 
+def in_words(names: Iterable[str]) -> list[str]:
+    """What a backup lacks, for a person."""
+    return ["who may confirm what may pass (operators.json, which only root reads)" if n == OPERATORS else n for n in names]
+
+
+def unreadable(config: Config, config_path: Path) -> list[str]:
+    """What ``collect`` could not read now, by its names."""
+    return [name for name, path in _wanted(config, config_path).items() if _refused(path)]
+
+
+def _refused(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _wanted(config: Config, config_path: Path) -> dict[str, Path]:
+    return {**places(config, config_path), **{PROFILE + p.name: p for p in sorted(config.policy.profiles.glob("*.toml"))}}
+
+
 async def collect(config: Config, config_path: Path, database: Database, now: Instant, by: str) -> tuple[bytes, list[str]]:
     """The content of a backup, and which files could not be read (the daemon may not read root's). Raises UnavailableError."""
     files: dict[str, bytes] = {}
     unread: list[str] = []
-    wanted = {**places(config, config_path), **{PROFILE + p.name: p for p in sorted(config.policy.profiles.glob("*.toml"))}}
-    for name, path in wanted.items():
+    for name, path in _wanted(config, config_path).items():
         try:
             with path.open("rb") as f:
                 files[name] = f.read(_MAX_FILE)
@@ -120,12 +145,13 @@ def read(file: BinaryIO, passphrase: str, name: str) -> Contents:
         good = good and isinstance(facts, dict) and all(type(n) is str and type(c) is bytes for n, c in files.items())
         sequence, digest = facts["audit"]
         good = good and type(sequence) is int and type(digest) is bytes and type(facts["nv_counter"]) is int
+        good = good and type(facts["unread"]) is list and all(type(n) is str for n in facts["unread"])
     except (MalformedError, KeyError, TypeError, ValueError, AttributeError):
         good = False
     if not good:
         raise InputError(f"{name} opens, but its content is not what this version writes", "install the version that made it")
     known = {CONFIG, CONFIRMED, OPERATORS, TPM_STATE, SHARED_KEYS, *UPLINK}
-    for entry in files:
+    for entry in (*files, *facts["unread"]):
         if entry not in known and not _is_profile(entry) and not _is_tls(entry):
             raise InputError(f"{name} holds a file {entry[:60]!r} that no backup has", "use another file; nothing was changed")
     if CONFIG not in files:

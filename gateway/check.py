@@ -24,7 +24,8 @@ def run_checks(config: Config, skip: Sequence[str] = (), config_path: Path | Non
     checks: tuple[tuple[str, Callable[[Config], Row | list[Row]]], ...] = (
         ("profiles", _profiles), ("tpm", _tpm), ("keys", _keys), ("enrolment", _enrolment), ("bluetooth", _bluetooth),
         ("wiring", _wiring), ("listeners", _listening), ("services", _services), ("bridge", _bridge), ("enforcer", _enforcer),
-        ("clock", lambda c: surroundings.clock()), ("broker", _broker), ("disk", lambda c: surroundings.disk(c.gateway.state)),
+        ("clock", lambda c: surroundings.clock()), ("broker", _broker), ("syslog", _syslog),
+        ("disk", lambda c: surroundings.disk(c.gateway.state)),
         ("memory", lambda c: surroundings.memory()), ("permissions", lambda c: surroundings.permissions(c, config_path)),
         ("record", _record),
     )  # fmt: skip
@@ -216,6 +217,14 @@ def _broker(config: Config) -> Row:
     if not config.uplink.host:
         return Row("broker", True, "none is configured: readings wait on this gateway")
     return Row("broker", True, probe(config.uplink))
+
+
+def _syslog(config: Config) -> Row:
+    from gateway.uplink.probe import probe_syslog
+
+    if not config.syslog.host:
+        return Row("syslog", True, "none is configured: the record's only copies are what is exported")
+    return Row("syslog", True, probe_syslog(config.syslog))
 
 
 def _record(config: Config) -> Row:

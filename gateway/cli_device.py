@@ -95,7 +95,8 @@ class _Commands:
             + (_NEVER if s["level"] is None else f"level {s['level']}")
             for s, end in zip(history["steps"], ends, strict=True)
         ]
-        self._t.say(o, history, [*lines, *([] if history["complete"] else ["there were more changes than are listed"])])
+        short = "not all is listed: the record does not reach as far back, or there were more changes"
+        self._t.say(o, history, lines if history["complete"] else [*lines, short])
         return 0
 
     def bundle(self, o: argparse.Namespace) -> int:

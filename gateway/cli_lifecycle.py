@@ -34,11 +34,12 @@ def register(add: Add, audit: Any) -> None:
 
 
 def _backup(o: argparse.Namespace) -> int:
+    from gateway.backup import in_words
     from gateway.config import read_config
     from gateway.lifecycle import make_backup
 
     size, unread = make_backup(read_config(o.config), o.config, o.file, _passphrase(o, twice=True))
-    missing = [f"not readable, and so not in it: {', '.join(unread)}; run it as root"] if unread else []
+    missing = [f"not readable, and so not in it: {', '.join(in_words(unread))}; run it as root"] if unread else []
     lines = [
         f"{o.file}: {size} bytes, encrypted; keep the passphrase elsewhere, there is no way around it",
         "in it: configuration, profiles, inventory, vetoes, people, confirmed policy, keys",
@@ -57,6 +58,7 @@ def _restore(o: argparse.Namespace) -> int:
     where = "this machine: everything goes on" if done.same_machine else "ANOTHER machine: what its TPM held stays there"
     lines = [f"restored, from {where}: {done.put.devices} devices, {done.put.users} people, {', '.join(done.restored)}"]
     lines += [f"still vetoed, and its reference values stay as they are here: {d}" for d in done.put.kept]
+    lines += [f"not in this backup, and so as it is here: {what}" for what in done.lacks]
     lines += [f"what may pass: {c}" for c in done.changes]
     lines.append("stayed as it is here: the record, readings that wait, vetoes; everyone logs in again")
     lines += [f"to undo this: wardgate restore {done.undo}   (the same passphrase)"] if done.undo else []

@@ -14,20 +14,23 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from gateway.config import Config
+from gateway.enforcer.bounds import ANSWER_S
 from gateway.errors import InputError, RefusedError, UnavailableError
 
 _TIMEOUT_S = 30.0
+_ACT_S = ANSWER_S + _TIMEOUT_S  # what the daemon may wait for wardgate-policy itself, and its own time on top
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("wardgate", timeout=_TIMEOUT_S)
+    def __init__(self, path: str, answer_s: float = _TIMEOUT_S) -> None:
+        super().__init__("wardgate", timeout=answer_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(_TIMEOUT_S)
         self.sock.connect(self._path)
+        self.sock.settimeout(self.timeout)
 
 
 class Control:
@@ -114,13 +117,18 @@ class Control:
             connection.close()
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, _TIMEOUT_S if method == "GET" else _ACT_S)
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
             response = connection.getresponse()
             return response.status, response.read(16 * 1024 * 1024)
-        except (FileNotFoundError, ConnectionError, TimeoutError, http.client.HTTPException) as e:
+        except TimeoutError:
+            what = "" if method == "GET" else "; what was asked may be done already, or be done yet"
+            raise UnavailableError(
+                f"the daemon has not answered within {connection.timeout:g} s{what}", "wardgate status; look before you ask again"
+            ) from None
+        except (FileNotFoundError, ConnectionError, http.client.HTTPException) as e:
             raise UnavailableError(
                 f"the daemon does not answer on {self._path} ({type(e).__name__})", "start it: systemctl start wardgate"
             ) from None

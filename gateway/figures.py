@@ -73,7 +73,7 @@ def ward(engine: Engine, held: Sequence[int], alarms: Sequence[Severity]) -> Ite
 
 
 def outbox(view: OutboxView) -> Iterable[Family]:
-    """What still has to leave."""
+    """What still has to leave; of the record's copy only where a syslog server is configured."""
     rows = tuple(Sample(n, (("kind", k),)) for k, n in (("readings", view.readings), ("messages", view.messages)))
     yield Family("wardgate_outbox_rows", Kind.GAUGE, "Readings and messages that wait.", rows)
     gauges = (
@@ -90,3 +90,8 @@ def outbox(view: OutboxView) -> Iterable[Family]:
     )
     for name, text, value in counters:
         yield one(f"wardgate_outbox_{name}", Kind.COUNTER, text, value)
+    if view.syslog is not None:
+        text = "Lines of the record that the syslog server has not confirmed; counted up to 100000."
+        yield one("wardgate_syslog_lines", Kind.GAUGE, text, view.syslog.lines)
+        text = "Age of the oldest of them; 0 when there is none."
+        yield one("wardgate_syslog_oldest_seconds", Kind.GAUGE, text, view.syslog.oldest_s or 0.0)

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import platform
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,11 +18,11 @@ from typing import Any
 
 from cryptography import x509
 
-from gateway import __version__
+from gateway import INSTALLED, RELEASE, __version__
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.errors import InputError, RefusedError, WardgateError
-from gateway.landscape import Ground, landscape
+from gateway.landscape import Glass, Ground, landscape
 from gateway.model.effect import Record
 from gateway.model.event import Behaviour
 from gateway.model.inquiry import EventPage, EventQuery, RecordCheck
@@ -43,7 +42,6 @@ log = logging.getLogger("wardgate.house")
 
 _MS = 1_000_000
 _LIBRARIES = ("aiohttp", "aiomqtt", "bleak", "cbor2", "cryptography", "pymodbus", "tpm2-pytss", "sqlite-utils")
-_INSTALLED = Path("/opt/wardgate")  # image/install: a folder for each version, `current` and `previous` name two of them
 _OUTBOX_S = 90 * 86_400.0  # gateway.store.outbox.Bounds.age_s
 EXPORT_MAX = 200_000  # lines in one file: some 30 MB
 OPERATORS = ("biomed", "admin")
@@ -72,7 +70,7 @@ class House:
         self._tally = Tally()
         self._document: tuple[tuple[int, int], dict[str, Any]] = ((0, 0), {})
         self._versions: Versions | None = None
-        self._wiring: tuple[float, Mapping[str, object] | None] = (float("-inf"), None)
+        self._wiring: tuple[float, Mapping[str, object] | None, Glass | None] = (float("-inf"), None, None)
         self._looking = asyncio.Lock()
 
     def witness(self, event: Behaviour) -> None:
@@ -100,26 +98,28 @@ class House:
         view, (document, trouble) = self._view(), await asyncio.to_thread(self._confirmed)
         n, broker = self._config.network, self._config.uplink.flows
         ground = Ground(n.ward, n.uplink, n.management, n.addresses, self._config.peers, broker)
-        seen = landscape(view, document, ground, self._tally.lately(view.now_ms))
-        return replace(seen, trouble=trouble, wiring=await self._cables())
+        wiring, glass = await self._cables()
+        seen = landscape(view, document, ground, self._tally.lately(view.now_ms), _still_open(glass or {}, view.now_ms))
+        return replace(seen, trouble=trouble, wiring=wiring, asked=glass is not None)
 
-    async def _cables(self) -> Mapping[str, object] | None:
-        """The wiring as the kernel shows it; None when it cannot be read."""
+    async def _cables(self) -> tuple[Mapping[str, object] | None, Glass | None]:
+        """The wiring and what is open by break-glass, as the kernel shows both; None for what cannot be read."""
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if now - self._wiring[0] > _WIRING_S:
                 try:
-                    met = (await self._enforcer.dump()).get("met")
+                    dump = await self._enforcer.dump()
+                    met, glass = dump.get("met"), glass_of(dump, self._clock.now().mono_ns // _MS)
                 except WardgateError:
-                    met = None
+                    met, glass = None, None
                 try:
                     refused = met if isinstance(met, list) else None
                     found = (await asyncio.to_thread(look, self._config, refused)).as_document()
                 except WardgateError as e:
                     log.warning("the wiring cannot be read: %s", e)
                     found = None
-                self._wiring = (now, found)
-            return self._wiring[1]
+                self._wiring = (now, found, glass)
+            return self._wiring[1:]
 
     def _confirmed(self) -> tuple[dict[str, Any], str]:
         """The confirmed document, read again when the file changed; and why it could not be read."""
@@ -218,6 +218,17 @@ class House:
             raise InputError("there is no such message any more", "load the page again")
 
 
+def glass_of(dump: Mapping[str, object], now_ms: int) -> Glass:
+    """The elements of the kernel's break-glass sets; the last of each is how many seconds it has left."""
+    sets = dump.get("glass")
+    found = [e for elements in sets.values() for e in elements if len(e) > 3] if isinstance(sets, Mapping) else []
+    return {tuple(e[:-1]): now_ms + 1000 * int(e[-1]) for e in found}
+
+
+def _still_open(glass: Glass, now_ms: int) -> Glass:
+    return {element: until for element, until in glass.items() if until > now_ms}
+
+
 def _waiting(outbox: OutboxView) -> list[Deadline]:
     """When the oldest that waits grows too old; nothing waits: when that would be."""
     left = _OUTBOX_S - (outbox.oldest_s or 0.0)
@@ -226,19 +237,16 @@ def _waiting(outbox: OutboxView) -> list[Deadline]:
 
 
 def _versions() -> Versions:
-    prefix = Path(sys.prefix).resolve()
-    installed = _INSTALLED in prefix.parents
+    installed = __version__ != RELEASE
     libraries = []
     for name in _LIBRARIES:
         try:
             libraries.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             continue
-    current = prefix.name if installed else __version__
-    previous = _named(_INSTALLED / "previous") if installed else ""
-    return Versions(
-        current, previous, "installed" if installed else "checkout", platform.python_version(), platform.release(), tuple(libraries)
-    )  # fmt: skip
+    previous = _named(INSTALLED / "previous") if installed else ""
+    way = "installed" if installed else "checkout"
+    return Versions(__version__, previous, way, platform.python_version(), platform.release(), tuple(libraries))
 
 
 def _named(link: Path) -> str:

@@ -25,6 +25,7 @@ from gateway.store.cache import CertificateCache, Checkpoint
 ROUND_S = 60.0
 CHECKPOINT_S = 3600.0  # 9,000 increments a year; a chip's memory is good for some hundred thousand
 _SOON_S = 60.0
+_FILLED, _REST_S = 10, 0.5  # segments of an older version filled in each round, and the rest after each: a week's in hours
 _FRESH = 1  # what the counter of a gateway says that never left a checkpoint
 log = logging.getLogger("wardgate.housekeeping")
 
@@ -69,6 +70,10 @@ class Housekeeping:
             pass
         if gone := await self._audit.trim(self._keeping, self._clock.now()):
             log.info("%d lines of the record were trimmed", gone)
+        for _ in range(_FILLED):
+            if not await self._audit.fill_told():
+                break
+            await asyncio.sleep(_REST_S)
 
     async def _compare(self) -> None:
         if self._known:

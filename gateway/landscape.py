@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from gateway.model.landscape import Host, Landscape, Lane, Passing, Refused, Spot
@@ -18,8 +19,14 @@ _WORDS = {
     Passing.OPEN: "open",
     Passing.WATCHED: "open: only observed",
     Passing.SHUT: "shut",
+    Passing.GLASS: "open by break-glass",
 }
 _READINGS = "readings and alarms"
+
+# An element of the kernel's sets glass4 and glass6 (a flow), or of bypass4 and bypass6 (address, protocol, port: past the proxy)
+# -> boot time in ms at which the kernel takes it away.
+Glass = Mapping[tuple[Any, ...], int]
+_NONE: Glass = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +41,11 @@ class Ground:
     broker: tuple[tuple[str, str, int], ...]
 
 
-def landscape(view: WardView, document: Mapping[str, Any], ground: Ground, refused: Sequence[Refused]) -> Landscape:
-    """The picture of a ward. A document that is not one gives no lanes."""
-    sets = _Sets(document)
+def landscape(
+    view: WardView, document: Mapping[str, Any], ground: Ground, refused: Sequence[Refused], glass: Glass = _NONE
+) -> Landscape:
+    """The picture of a ward. A document that is not one gives no lanes. ``glass``: what is open by break-glass."""
+    sets = _Sets(document, glass)
     hosts = _hosts(ground, sets)
     ids = {a: h.id for h in hosts for a in h.addresses}
     counts: dict[str, int] = {}
@@ -53,7 +62,8 @@ def landscape(view: WardView, document: Mapping[str, Any], ground: Ground, refus
 class _Sets:
     """The document's sets, indexed. Whatever is not of the expected form counts as not there."""
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], glass: Glass = _NONE) -> None:
+        self.glass = glass
         sets = document.get("sets")
         self._sets: Mapping[str, Any] = sets if isinstance(sets, Mapping) else {}
         functions, devices = document.get("functions"), document.get("devices")
@@ -113,10 +123,14 @@ def _lane(
     from_device = source in addresses
     own, peer = (source, target) if from_device else (target, source)
     proxied = (d.bus == "hl7" and flow not in sets.vital) or (own, protocol, port) in sets.via
+    proxied = proxied and (own, protocol, port) not in sets.glass
     needs = sets.level.get(flow, 0)
     passing, word = _passing(d, f, flow, own, proxied, sets)
     required = 0 if passing is Passing.ALWAYS else max(needs, f.required if f else 0)
-    return Lane(d.id, name, hosts.get(peer, peer), protocol, port, from_device, proxied, required, passing, word, (family,))
+    until_ms = sets.glass[flow] if passing is Passing.GLASS else None
+    return Lane(
+        d.id, name, hosts.get(peer, peer), protocol, port, from_device, proxied, required, passing, word, (family,), until_ms
+    )  # fmt: skip
 
 
 def _passing(
@@ -124,6 +138,8 @@ def _passing(
 ) -> tuple[Passing, str]:
     if flow in sets.vital:
         return Passing.ALWAYS, _WORDS[Passing.ALWAYS]
+    if flow in sets.glass:
+        return Passing.GLASS, _WORDS[Passing.GLASS]
     if own in sets.seen:
         return Passing.WATCHED, _WORDS[Passing.WATCHED]
     needs, held = sets.level.get(flow), d.level if d.lease_left_ms else 0  # without a lease the kernel has no level

@@ -47,6 +47,10 @@ class Lifecycle:
             content, _ = await backup.collect(self._config, self._path, self._database, self._clock.now(), "page")
             return await asyncio.to_thread(lambda: b"".join(seal(content, passphrase)))
 
+    async def left_out(self) -> list[str]:
+        """As ``LifecyclePort.left_out``."""
+        return backup.in_words(await asyncio.to_thread(backup.unreadable, self._config, self._path))
+
     async def support_file(self) -> bytes:
         """Built beside the event loop, from the same list as the command's."""
         async with self._one:

@@ -345,6 +345,10 @@ class LifecyclePort(Protocol):
         """A backup as the daemon can make it. Raises InputError for a passphrase that protects nothing."""
         ...
 
+    async def left_out(self) -> Sequence[str]:
+        """What such a backup lacks because only root may read it, in words; empty: nothing."""
+        ...
+
     async def support_file(self) -> bytes:
         """The support file, a gzipped tar."""
         ...

@@ -20,7 +20,7 @@ from gateway.attester import state as tpm_state
 from gateway.attester.attester import Attester, present_ak
 from gateway.attester.tpm import Tpm
 from gateway.config import Config, read_config
-from gateway.enforcer.confirm_client import confirm_sync
+from gateway.enforcer.confirm_client import UnansweredError, confirm_sync
 from gateway.enforcer.document import EMPTY, Document, DocumentError, parse_document
 from gateway.enforcer.files import append_durably, write_atomically
 from gateway.errors import EvidenceError, InputError, RefusedError, UnavailableError, WardgateError
@@ -53,13 +53,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a restore ended: what was put back, where the old state lies, what has to be done now, in order."""
+    """How a restore ended: what was put back, where the old state lies, what the file lacked, what has to be done now, in order."""
 
     same_machine: bool
     put: PutIn
     undo: Path | None
     restored: tuple[str, ...]
     changes: tuple[str, ...]
+    lacks: tuple[str, ...]
     todo: tuple[str, ...]
 
 
@@ -179,7 +180,8 @@ async def _carry_out(o: Options, c: backup.Contents, document: Document | None, 
     for path in state.iterdir():
         if path.name.startswith(DATABASE):
             os.chown(path, *owner)
-    return Done(same, put, undo, tuple(restored), tuple(changes), tuple([*_todo(o, c, same), *todo]))
+    lacks = backup.in_words(c.facts["unread"])
+    return Done(same, put, undo, tuple(restored), tuple(changes), tuple(lacks), (*_todo(o, c, same), *todo))
 
 
 async def _check_counter(tpm: Tpm, c: backup.Contents, state: Path, same: bool) -> None:
@@ -256,6 +258,8 @@ def _confirm(config: Config, document: Document | None) -> list[str]:
     changes = difference(old, new)
     try:
         confirm_sync(config.policy.socket, {"do": "confirm", "document": new})
+    except UnansweredError:
+        raise  # it may be at work this very moment: writing its files under it would lose one of the two
     except UnavailableError:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -313,5 +317,7 @@ def _todo(o: Options, c: backup.Contents, same: bool) -> list[str]:
             f"switch the old machine off, once its outbox is empty (`wardgate outbox` there): both are {c.config.gateway.id}"
         )
     if backup.OPERATORS not in c.files:
-        steps.append("wardgate init --new-claim   (the backup was made by the page, which cannot read who may confirm policy)")
+        here = backup.places(c.config, o.config_path)[backup.OPERATORS].exists()
+        why = "those who could here still can, with their old passwords; this makes one who can" if here else "nobody can yet"
+        steps.append(f"wardgate init --new-claim   (the backup does not say who may confirm policy: {why})")
     return [*steps, "systemctl start wardgate && wardgate check"]

@@ -74,6 +74,9 @@ def outbox(control: Control, *, retry: bool, one: int | None = None, discard: in
     lines += [
         f"  {d['device_id']}: {d['waiting']} waiting, {d['dropped']} lost" for d in v["devices"] if d["waiting"] or d["dropped"]
     ]
+    if (copy := v["syslog"]) is not None:
+        age = "" if copy["oldest_s"] is None else f", the oldest for {copy['oldest_s']:.0f} s"
+        lines.append(f"the record's copy: {copy['state']}; {copy['lines']} lines not confirmed{age}")
     lines += message_lines(v)
     lines += [f"  dead letter {d['id']}: {d['topic']}, {d['readings']} readings: {d['reason']}" for d in v["dead_letters"]]
     return v, lines

@@ -5,7 +5,7 @@ Composes the outbox and the uplink. Refuses to know where readings come from and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from gateway.clock import Clock
@@ -16,7 +16,7 @@ from gateway.model.event import PartChanged
 from gateway.model.instant import Instant
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
-from gateway.model.outbox import OutboxView
+from gateway.model.outbox import CopyView, OutboxView
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.supervisor import Supervisor
@@ -45,6 +45,7 @@ class WayOut:
         self._sender: Sender | None = None
         if config.uplink.host:
             self._sender = Sender(config.uplink, config.gateway.id, outbox, clock, told=told, vouch=vouch, subject=subject)
+        self.copied: Callable[[], Awaitable[CopyView]] | None = None  # how far the record's copy has come
         self.watch: Callable[[Sequence[Observation]], None] = lambda batch: None
 
     async def put(self, batch: Sequence[Observation]) -> None:
@@ -77,7 +78,8 @@ class WayOut:
             up, state = self._sender.up, self._sender.sentence
         seen = await self._outbox.look(up=up, state=state)
         routes, aside = await self._journal.look(self._clock.now())
-        return replace(seen, routes=routes, kept_aside=aside)
+        copied = await self.copied() if self.copied else None
+        return replace(seen, routes=routes, kept_aside=aside, syslog=copied)
 
     async def waiting(self) -> int:
         """Readings that have not left."""

@@ -46,12 +46,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The interfaces that the configuration names, and addresses that belong to the hospital's side."""
+    """The interfaces that the configuration names; addresses of the hospital's side, and this gateway's own."""
 
     ward: str = "ward0"
     uplink: str = "hosp0"
     management: str = "mgmt0"
     hospital: frozenset[str] = frozenset()
+    gateway: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +308,9 @@ def _claims(look: _Look) -> Iterable[Finding]:
     told: set[tuple[str, str]] = set()
     for port, mac, address in look.refused:
         place, owner = look.by_mac.get(mac), look.by_address.get(address)
-        if place is not None and place.port != port:
+        if address in look.names.gateway and mac not in look.own:
+            key, finding = ("own-address", address), _own_address(address, place, mac, port)
+        elif place is not None and place.port != port:
             key, finding = ("wrong-port", place.device), _wrong_port(place, port)
         elif owner is not None and owner.mac != mac and look.bound.get(port) is owner:
             key, finding = ("other-device", port), _other_device(owner, mac)
@@ -321,6 +324,12 @@ def _claims(look: _Look) -> Iterable[Finding]:
         if key not in told:
             told.add(key)
             yield finding
+
+
+def _own_address(address: str, place: Place | None, mac: str, port: str) -> Finding:
+    who = f"{place.device} ({mac})" if place else mac
+    text = f"{address} is this gateway's own address, and {who} on {port} uses it too, which is refused"
+    return _wrong("own-address", address, text, "give that station another address, or unplug it")
 
 
 def _wrong_port(place: Place, port: str) -> Finding:

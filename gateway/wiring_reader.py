@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def look(config: Config, refused: Sequence[Sequence[Any]] | None = None, root: P
         managers=managers(_ours(config, links), root),
     )
     hospital = hospital_of(document, config.peers) | set(network.routers)
-    return describe(kernel, places_of(document), Names(network.ward, network.uplink, network.management, frozenset(hospital)))
+    own = frozenset(str(ip_address(a)) for a in network.addresses)
+    names = Names(network.ward, network.uplink, network.management, frozenset(hospital), own)
+    return describe(kernel, places_of(document), names)
 
 
 def confirmed(config: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from gateway.model.event import EvidenceArrived, EvidenceFailed, OperatorCommand
 from gateway.model.evidence import Channel, ChannelKind, Evidence, MediaType
 from gateway.model.instant import Instant
 from gateway.model.metric import Family, Kind, Sample
-from gateway.model.outbox import DeadLetter, OutboxView
+from gateway.model.outbox import CopyView, DeadLetter, OutboxView
 from gateway.model.roles import MAY
 from gateway.web.exposition import OPENMETRICS, PLAIN, exposition, negotiate, number
 from tests.fakes.ward import Ward
@@ -47,7 +47,9 @@ def ward() -> Ward:
 
 def _everything(w: Ward) -> list[Family]:
     letter = DeadLetter(1, "t", "r", Instant("b", 1, 1), "{}")
-    waiting = OutboxView("delivers", True, 12, 1, 4096, None, 100, 84, 3, 4, (), (letter,))
+    waiting = OutboxView(
+        "delivers", True, 12, 1, 4096, None, 100, 84, 3, 4, (), (letter,), syslog=CopyView("copies", True, 17, 83.5)
+    )
     own = [*figures.own(OWN), *figures.ward(w.engine, [3, 3, 2], [Severity.ALARM]), *figures.outbox(waiting)]
     return [*own, *Meters().families()]
 
@@ -71,6 +73,8 @@ def test_what_is_counted(ward: Ward) -> None:
     assert sum(v for (_, o), v in evidence.items() if o == "unauthenticated") == 1
     assert _values(found, "wardgate_alarms") == {("information",): 0, ("warning",): 0, ("alarm",): 1}
     assert _values(found, "wardgate_outbox_oldest_seconds") == {(): 0}
+    assert _values(found, "wardgate_syslog_lines") == {(): 17}
+    assert _values(found, "wardgate_syslog_oldest_seconds") == {(): 83.5}
     assert _values(found, "wardgate_quote_age_seconds") == {(): 3.25}
 
 

@@ -142,6 +142,19 @@ async def test_the_task_packs_trims_and_leaves_a_checkpoint(state: State) -> Non
     assert (await state.audit.verify()).sequence == 401
 
 
+async def test_the_task_fills_in_what_an_older_version_did_not_keep(state: State) -> None:
+    await state.write(200)
+    while await state.audit.close_segment(Keeping(lines=50, live=10), state.clock.now()):
+        pass
+    await state.database.run(lambda db: db.execute("DELETE FROM audit_segment_ends"))  # none of these lines is read by device
+
+    async def filled() -> bool:
+        return bool(await state.database.run(lambda db: db["audit_segment_ends"].count == 3))
+
+    await _run(state, Keeping(lines=50, live=10), filled)
+    assert (await state.audit.verify()).sequence == 200
+
+
 async def test_no_checkpoint_covers_up_a_rollback(state: State) -> None:
     state.counter.value = 9
     await state.write(200)

@@ -11,7 +11,7 @@ from gateway.model.event import Behaviour
 from gateway.model.landscape import Passing
 from gateway.tally import KEPT_MS, Tally
 from tests.fakes.console import FakeConsole
-from tests.fakes.house import DOCUMENT, GROUND
+from tests.fakes.house import _CONTROL, _MAINTENANCE, _MONITORING, DOCUMENT, GROUND
 
 
 def passing(console: FakeConsole, document: dict = DOCUMENT) -> dict[str, str]:
@@ -47,6 +47,21 @@ def test_an_observed_device_passes_and_says_so() -> None:
     document = {**DOCUMENT, "sets": {**DOCUMENT["sets"], "seen4": [["10.77.0.11"]]}}
     found = passing(console, document)
     assert found["pump-1.maintenance"] == found["pump-1.control"] == "WATCHED"
+
+
+def test_an_opening_by_break_glass_is_drawn_as_what_it_is_until_it_closes() -> None:
+    console = FakeConsole()
+    console.set_level("pump-1", 0, "a reason")
+    glass = {tuple(e): 900_000 for e in (_MAINTENANCE, _CONTROL, _MONITORING)} | {("10.77.0.11", "tcp", 502): 900_000}
+    land = landscape(console.view(), DOCUMENT, GROUND, (), glass)
+    lanes = {lane.function: lane for s in land.spots if s.id == "pump-1" for lane in s.lanes}
+    assert {n: (x.passing.name, x.until_ms) for n, x in lanes.items()} == {
+        "maintenance": ("GLASS", 900_000), "control": ("GLASS", 900_000), "monitoring": ("ALWAYS", None),
+    }  # fmt: skip
+    assert lanes["maintenance"].word == "open by break-glass"
+    assert not lanes["control"].proxied, "it goes past the proxy meanwhile"
+    before = {lane.function: lane for s in landscape(console.view(), DOCUMENT, GROUND, ()).spots for lane in s.lanes}
+    assert (before["control"].proxied, before["control"].passing) == (True, Passing.HELD)
 
 
 def test_a_device_that_is_not_in_the_policy_has_no_flow() -> None:

@@ -16,6 +16,7 @@ from gateway.errors import MalformedError
 _WANTED_ON_SUCCESS = (b"AL", b"SU")
 _WANTED_ON_FAILURE = (b"AL", b"ER")
 DUPLICATE_KEY = b"205"  # table 0357
+_NOTHING = [b"", b""]
 _ERR_SINCE = b"2.5"  # ERR has its fields 3 to 8 from this version on
 
 
@@ -96,10 +97,10 @@ def _plain(text: bytes, message: Message) -> bytes:
 def read_ack(raw: bytes) -> Ack:
     """A receiver's answer, as strictly read as any message. Raises MalformedError."""
     message = parse(raw)
-    found = list(message.segments(b"MSA"))
+    found = message.segments(b"MSA")
     if len(found) != 1:
         raise MalformedError("an answer without exactly one MSA", "look at the receiver")
-    code, control_id = message.field(found[0], 1), message.field(found[0], 2)
+    _, code, control_id, *_ = found[0].split(message.field_separator, 3) + _NOTHING
     if code not in _BY_CODE or not control_id:
         raise MalformedError("an MSA without a known code and a control id", "look at the receiver")
     return Ack(_BY_CODE[code], code, control_id, raw)

@@ -20,6 +20,7 @@ from drivers.hl7.proxy import Services
 from drivers.hl7.readings import WARD_BURST, WARD_PER_S, Budget
 from drivers.hl7.route import Route, Routes
 from drivers.hl7.settings import Settings
+from drivers.hl7.turn import Turn
 from drivers.redirect import SocketLike, original_destination
 from drivers.report import Reporter
 from gateway.driver import Assignment, Context
@@ -47,7 +48,7 @@ class Hl7Driver:
         self._told: dict[str, tuple[bool, int]] = {}
         self._told_wrong: dict[Route, str] = {}
         self._services = Services(
-            self._settings, context.clock, context.journal, context.tls, self._reporter.note, self._task, self._is_stored
+            self._settings, context.clock, context.journal, context.tls, self._reporter.note, self._task, self._is_stored, Turn()
         )
         self.port = self._settings.listen_port
 
@@ -103,7 +104,8 @@ class Hl7Driver:
             await self._context.decided()  # what it took away counts before anything else goes on
             if is_new:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(decided), _GRANT_S)
+                    async with asyncio.timeout(_GRANT_S):
+                        await asyncio.shield(decided)
         finally:
             decided.cancel()
         link.hand_in(said, generation)

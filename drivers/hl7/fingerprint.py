@@ -26,8 +26,11 @@ def identity(message: Message) -> dict[str, bytes]:
     """What one message says of its sender; a name it says nothing about is left out."""
     f = message.field_separator
     found = {"application": message.msh[2], "facility": message.msh[3]}
-    equipment = _observed_with([line for line in message.lines if line.startswith(b"OBX")], f)
-    for line in [line for line in message.lines if line[:1] != b"O"]:  # the other few
+    lines = message.lines  # each that is an OBX counted, and split from the end: half the time, for some ten of these a message
+    equipment = {
+        line.rsplit(f, n - _OBX_EQUIPMENT + 1)[1] for line in lines if line[:3] == b"OBX" and (n := line.count(f)) >= _OBX_EQUIPMENT
+    }
+    for line in [line for line in lines if line[:1] in b"PS"]:  # the other few
         if line.startswith(b"PRT"):
             parts = line.split(f, 23)
             equipment.update(what + parts[n] for n, what in _PRT if len(parts) > n and parts[n])
@@ -40,15 +43,6 @@ def identity(message: Message) -> dict[str, bytes]:
     if max(map(len, found.values())) > MAX_VALUE:
         return {k: v if len(v) <= MAX_VALUE else b"sha256:" + sha256(v).hexdigest().encode() for k, v in found.items()}
     return found
-
-
-def _observed_with(lines: list[bytes], f: bytes) -> set[bytes]:
-    """Every OBX-18. Counted and split from the end: a tenth of the time, for some ten of these a message."""
-    return {
-        line.rsplit(f, fields - _OBX_EQUIPMENT + 1)[1]
-        for line, fields in zip(lines, [line.count(f) for line in lines], strict=True)
-        if fields >= _OBX_EQUIPMENT
-    }
 
 
 def encode_fingerprint(nonce: bytes, values: Mapping[str, bytes]) -> bytes:

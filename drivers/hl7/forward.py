@@ -73,7 +73,8 @@ class Forwarder:
                         break  # something before it has to be sent again first
                 self._expire()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._new.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._new.wait()
         finally:
             if self._up is not None:
                 self._up.close()
@@ -203,8 +204,10 @@ class Forwarder:
         """Send one message and wait for its answer; None when none is due. Raises WardgateError when there is no receiver."""
         s = self._settings
         if self._up is None or not self._up.open:
-            self._up = await connect(self._route, self._services.tls, s, self._heard, self._lost)
+            self._up = await connect(self._route, self._services.tls, s, self._services.turn, self._heard, self._lost)
         up = self._up
+        if up.ended is not None:  # as soon as it was there
+            raise up.ended
         if not is_due(message):
             up.send(mllp.encode(message.raw))
             return None

@@ -22,6 +22,7 @@ from drivers.hl7.fingerprint import identity
 from drivers.hl7.message import Message, key_of, parse, parse_header
 from drivers.hl7.route import Route
 from drivers.hl7.settings import Settings
+from drivers.hl7.turn import Turn
 from drivers.hl7.upstream import Upstream, connect
 from drivers.redirect import bound
 from gateway.driver import Clock, JournalPort
@@ -48,6 +49,7 @@ class Services:
     note: Callable[[str, str, str], None]
     task: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
     stored: Callable[[Route], None]
+    turn: Turn
 
 
 class ClientLink(asyncio.Protocol):
@@ -107,6 +109,7 @@ class ClientLink(asyncio.Protocol):
     def close(self) -> None:
         """Let it go; answers already written are still sent."""
         self._shut()
+        self._services.turn.flush()
         self._transport.close()
 
     def _shut(self) -> None:
@@ -212,7 +215,7 @@ class ClientLink(asyncio.Protocol):
         """The message is done with; the next one may come."""
         self._busy, self._asked, self._deadline_s = False, None, _NEVER
         if self._open and answer:
-            self._transport.write(mllp.encode(answer))
+            self._services.turn.write(self._transport, mllp.encode(answer))
         self._work()
 
     def _note(self, code: str, text: str) -> None:
@@ -251,13 +254,15 @@ class ClientLink(asyncio.Protocol):
 
     async def _connect(self, message: Message) -> None:
         try:
-            up = await connect(self._route, self._services.tls, self._settings, self._heard, self._lost)
+            up = await connect(self._route, self._services.tls, self._settings, self._services.turn, self._heard, self._lost)
         except WardgateError as e:
             self._lost(e)
             return
         if not self._open:
             up.close()
             return
+        if up.ended is not None:
+            return  # as soon as it was there; the sender has heard of it
         self._up = up
         self._send(up, message)
 
@@ -290,7 +295,7 @@ class ClientLink(asyncio.Protocol):
         elif ack.control_id in self._later:
             self._later.remove(ack.control_id)
             self._owed.append(parse_header(raw).control_id)
-            self._transport.write(mllp.encode(raw))
+            self._services.turn.write(self._transport, mllp.encode(raw))
         elif up is not None:
             up.poison("the receiver answered something that was not asked")
 

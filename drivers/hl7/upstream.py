@@ -13,6 +13,7 @@ from drivers.hl7 import mllp, secure
 from drivers.hl7.route import Route
 from drivers.hl7.secure import Contexts
 from drivers.hl7.settings import Settings
+from drivers.hl7.turn import Turn
 from gateway.errors import MalformedError, UnavailableError, WardgateError
 
 
@@ -20,19 +21,20 @@ class Upstream(asyncio.Protocol):
     """``heard`` gets every whole message, ``lost`` the reason when the connection ends by itself or out of step."""
 
     def __init__(
-        self, route: Route, max_message: int, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]
+        self, route: Route, max_message: int, turn: Turn, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]
     ) -> None:
         self._route, self._decoder, self._answered = route, mllp.Decoder(max_message), False
-        self._heard, self._lost = heard, lost
+        self._turn, self._heard, self._lost = turn, heard, lost
         self._transport: asyncio.Transport
         self.open = False
+        self.ended: WardgateError | None = None  # the reason, once it ended by itself or out of step
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self.open = cast(asyncio.Transport, transport), True
 
     def send(self, frame: bytes) -> None:
         """Write one frame."""
-        self._transport.write(frame)
+        self._turn.write(self._transport, frame)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -48,13 +50,15 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.open:
             self.open = False
-            self._lost(secure.ended(self._route, exc, answered=self._answered))
+            self.ended = secure.ended(self._route, exc, answered=self._answered)
+            self._lost(self.ended)
 
     def poison(self, why: str) -> None:
         """Out of step or too late: never used again."""
         if self.open:
             self.close()
-            self._lost(UnavailableError(why, "look at the receiver"))
+            self.ended = UnavailableError(why, "look at the receiver")
+            self._lost(self.ended)
 
     def close(self) -> None:
         """End it without a word."""
@@ -66,8 +70,9 @@ async def connect(
     route: Route,
     contexts: Contexts,
     settings: Settings,
+    turn: Turn,
     heard: Callable[[bytes], None],
     lost: Callable[[WardgateError], None],
 ) -> Upstream:
     """A connection to a route's receiver. Raises as ``secure.dial``."""
-    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings.max_message, heard, lost))
+    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings.max_message, turn, heard, lost))

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gateway.enforcer.bounds import REQUEST_S
 from gateway.enforcer.confirmed import ConfirmedPolicy
 from gateway.enforcer.credentials import CredentialError, Operators
 from gateway.enforcer.document import DOCUMENT_MAX, DocumentError, check_document, parse_document
 from gateway.enforcer.load import TABLE_FILE, LoadError
 from gateway.enforcer.pending import DEFAULT_MINUTES
 
-_REQUEST_S = 10.0  # to send a request; a peer that dribbles is cut off
 _REQUEST_MAX = DOCUMENT_MAX + 4096
 _RETRY_S = 1.0  # an undoing that the kernel refused is tried again after this
 _CUTS_MAX = 1000
@@ -169,7 +169,7 @@ def _undo_overdue(policy: ConfirmedPolicy) -> None:
 
 
 def _serve_one(connection: socket.socket, policy: ConfirmedPolicy, operators: Operators) -> None:
-    connection.settimeout(_REQUEST_S)
+    connection.settimeout(REQUEST_S)
     try:
         answer = answer_request(_receive(connection), _peer_uid(connection), policy, operators)
         connection.sendall(json.dumps(answer).encode() + b"\n")
@@ -194,8 +194,8 @@ def _peer_uid(connection: socket.socket) -> int:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """One line (or everything up to the peer's end), at most _REQUEST_MAX bytes, within _REQUEST_S in all."""
-    deadline = time.monotonic() + _REQUEST_S
+    """One line (or everything up to the peer's end), at most _REQUEST_MAX bytes, within REQUEST_S in all."""
+    deadline = time.monotonic() + REQUEST_S
     parts: list[bytes] = []
     size = 0
     while True:

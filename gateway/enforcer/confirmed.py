@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gateway.enforcer.bounds import LOCK_S
 from gateway.enforcer.document import EMPTY, Document, DocumentError, canonical, check_document, parse_document
 from gateway.enforcer.files import append_durably, write_atomically
 from gateway.enforcer.follow import follow
@@ -25,7 +26,6 @@ from gateway.enforcer.vital import vital_cut
 
 GLASS_MAX_MINUTES = 240  # one shift's repair; a longer need is a policy change
 _REASON_MAX = 500
-_LOCK_S = 30.0
 
 
 class ConfirmedPolicy:
@@ -237,7 +237,7 @@ class ConfirmedPolicy:
         """One act at a time. Raises LoadError when another one does not end."""
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + _LOCK_S
+            deadline = time.monotonic() + LOCK_S
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_CHILD_S = 60.0  # 10,000 devices' routes on a Pi
+from gateway.enforcer.bounds import NETWORK_S
 
 
 def follow(config: Path | None, document: bytes) -> list[str]:
@@ -19,7 +19,7 @@ def follow(config: Path | None, document: bytes) -> list[str]:
         return []
     argv = [sys.executable, "-I", "-m", "gateway.network", "apply", "--config", str(config), "--policy", "-"]
     try:
-        done = subprocess.run(argv, input=document, capture_output=True, timeout=_CHILD_S, check=False)  # noqa: S603 - our own module
+        done = subprocess.run(argv, input=document, capture_output=True, timeout=NETWORK_S, check=False)  # noqa: S603 - our own module
     except (OSError, subprocess.TimeoutExpired) as e:
         return [f"wardgate-network did not run: {e}"[:300]]
     if not done.returncode:

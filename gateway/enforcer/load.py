@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from gateway.enforcer.bounds import NFT_S
 from gateway.enforcer.document import SHAPES, Document, Element
 from gateway.enforcer.files import write_atomically
 from gateway.enforcer.listing import BRIDGE_SETS, DERIVED, LEASES, TABLES, TIMED, Listing, differences, parse_listing, wanted_sets
@@ -20,7 +21,6 @@ from gateway.enforcer.listing import BRIDGE_SETS, DERIVED, LEASES, TABLES, TIMED
 _INSTALLED = Path("/usr/share/wardgate/wardgate.nft")
 _CHECKOUT = Path(__file__).resolve().parents[2] / "image" / "wardgate.nft"
 TABLE_FILE = _CHECKOUT if _CHECKOUT.exists() else _INSTALLED
-_NFT_S = 60.0  # 10,000 devices commit in 0.5 s; a Pi is ten times slower
 _SYSCTL = Path("/proc/sys/net/bridge")
 _CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
 
@@ -222,7 +222,7 @@ def _key(name: str, element: Element) -> str:
 def _run(argv: Sequence[str], text: bytes | None = None) -> bytes:
     """Run a short-lived child and return its output. Raises LoadError with the first line of what it said."""
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, timeout=_NFT_S, check=False)  # noqa: S603 - fixed programs
+        done = subprocess.run(argv, input=text, capture_output=True, timeout=NFT_S, check=False)  # noqa: S603 - fixed programs
     except (OSError, subprocess.TimeoutExpired) as e:
         raise LoadError(f"{argv[0]} did not run: {e}", "install nftables, and run as root") from e
     if done.returncode:

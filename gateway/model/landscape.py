@@ -15,13 +15,15 @@ class Passing(StrEnum):
     WATCHED = "would"  # it passes because the device is only observed
     HELD = "readonly"  # it reaches the proxy, which lets a part of it through, or answers it itself
     SHUT = "cut"
+    GLASS = "glass"  # break-glass: it passes at any level, and past the proxy, for some minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One flow of one function. ``peer`` is a host's id, empty for what ends at the gateway; ``word`` says how it passes.
 
-    ``port`` 0: it has none (a radio link). ``families``: IPv4, IPv6, or the bus.
+    ``port`` 0: it has none (a radio link). ``families``: IPv4, IPv6, or the bus. ``until_ms``: boot time at which an opening by
+    break-glass closes by itself.
     """
 
     device_id: str
@@ -35,6 +37,7 @@ class Lane:
     passing: Passing
     word: str
     families: tuple[str, ...]
+    until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Refused:
 class Landscape:
     """Everything on the Network page. ``trouble``: why the policy could not be read, empty when it could.
 
+    ``asked``: whether the kernel said which flows are open by break-glass.
     ``wiring`` is the document of ``gateway.wiring`` as JSON has it; None: nobody has looked.
     """
 
@@ -89,3 +93,4 @@ class Landscape:
     since_ms: int
     trouble: str = ""
     wiring: Mapping[str, object] | None = None
+    asked: bool = True

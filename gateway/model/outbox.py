@@ -108,10 +108,25 @@ class AsideMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyView:
+    """The copy of the record at a syslog server: ``state`` is one sentence about the way there.
+
+    ``lines`` wait, or were sent and nothing has confirmed them yet; more than 100,000 are not counted. ``oldest_s`` is the age of
+    the oldest of them (None: there is none).
+    """
+
+    state: str
+    up: bool
+    lines: int
+    oldest_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxView:
     """What people see: ``state`` is one sentence about the way out; ``oldest_s`` the age of the oldest that waits (None: nothing).
 
     ``accepted`` and ``delivered`` count readings; ``dropped`` counts readings and messages lost to a bound; ``dead`` readings.
+    ``syslog`` None: no server is configured.
     """
 
     state: str
@@ -128,3 +143,4 @@ class OutboxView:
     dead_letters: tuple[DeadLetter, ...] = ()
     routes: tuple[RouteCounts, ...] = ()
     kept_aside: tuple[AsideMessage, ...] = ()
+    syslog: CopyView | None = None

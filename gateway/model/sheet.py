@@ -29,7 +29,10 @@ class LevelStep:
 
 @dataclass(frozen=True, slots=True)
 class LevelHistory:
-    """The levels of the last ``hours``, oldest first. ``complete`` False: of too many changes the oldest are not told."""
+    """The levels of the last ``hours``, oldest first.
+
+    ``complete`` False: the oldest are not told, because there are too many, or the record does not reach as far back.
+    """
 
     device_id: str
     hours: int

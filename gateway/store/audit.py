@@ -20,6 +20,7 @@ from gateway.model.effect import Record, Severity
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.view import EventView
 from gateway.ports import Recorded
+from gateway.store import told
 from gateway.store.chain import Head, Line
 from gateway.store.database import Connection, Database
 from gateway.store.group import GroupCommit
@@ -59,6 +60,10 @@ class AuditLog:
         found = await self._db.run(lambda db: _told(db, "sequence > ? ORDER BY sequence LIMIT ?", sequence, 1000))
         return sorted(found, key=lambda e: e.sequence)[:1000]
 
+    async def behind(self, sequence: int) -> tuple[int, int | None]:
+        """(how many lines for people come after ``sequence``, at most ``MOST_BEHIND``; the oldest one's UTC nanoseconds)."""
+        return await self._db.run(lambda db: _behind(db, sequence))
+
     async def extent(self) -> Extent:
         """How far back the record reaches."""
         return await self._db.run(_extent)
@@ -70,7 +75,7 @@ class AuditLog:
         that was trimmed since says nothing. What was trimmed is named by a line of the chain itself.
         """
         anchor = await self._db.run(_anchor)
-        last, seen, told = anchor, expect is None or expect.sequence <= anchor.sequence, 0
+        last, seen, shown, packed = anchor, expect is None or expect.sequence <= anchor.sequence, 0, 0
         named = anchor.sequence == 0
         async for segment, lines in self._pieces(0):
             for line in lines:
@@ -79,14 +84,14 @@ class AuditLog:
                 seen = seen or last == expect
                 named = named or (line.kind == TRIMMED and _names(line, anchor))
             if segment is not None:
-                told += await self._verify_told(segment, lines)
+                shown, packed = shown + await self._verify_told(segment, lines), segment.last
         if not named:
             raise EvidenceError(f"audit lines 1 to {anchor.sequence} are gone, and no line says that they were trimmed", REMEDY)
         if not seen and expect is not None:
             raise EvidenceError(
                 f"the audit log ends at line {last.sequence} and does not contain the remembered line {expect.sequence}", REMEDY
             )
-        if told != await self._db.run(lambda db: db.execute("SELECT count(*) FROM audit_told").fetchone()[0]):
+        if await self._db.run(lambda db: told.strangers(db, packed, shown)):
             raise EvidenceError("lines are shown that are not in the audit log", REMEDY)
         return last
 
@@ -102,12 +107,10 @@ class AuditLog:
 
     async def _verify_told(self, segment: Segment, lines: Sequence[Line]) -> int:
         """What people read of packed lines is what the lines say; returns how many there are."""
-        shown = await self._db.run(
-            lambda db: _packed_told(db, "sequence BETWEEN ? AND ? ORDER BY sequence", segment.first, segment.last)
-        )
-        if shown != [_view(x) for x in lines if x.for_people]:
+        found, filled = await self._db.run(lambda db: told.found_beside(db, segment))
+        if found != told.beside(segment, lines, filled=filled):
             raise EvidenceError(f"what is shown of audit lines {segment.first} to {segment.last} was changed", REMEDY)
-        return len(shown)
+        return len(found.rows)
 
     async def lines(self, after: int = 0) -> AsyncIterator[Line]:
         """Every line after ``after`` that is kept, oldest first, read in pieces. Raises EvidenceError for a changed segment."""
@@ -135,6 +138,17 @@ class AuditLog:
             return False
         segment = await asyncio.to_thread(pack, lines)
         return await self._db.run(lambda db: _close(db, segment, lines))
+
+    async def fill_told(self) -> bool:
+        """Keep beside one packed segment, the newest first, what an older version did not; whether there was one to do."""
+        segment = await self._db.run(told.unfilled)
+        if segment is None:
+            return False
+        try:
+            lines = await asyncio.to_thread(unpack, segment)
+        except EvidenceError:
+            return False  # `audit verify` names it; what is not filled in is told as not known
+        return await self._db.run(lambda db: told.fill(db, segment, told.beside(segment, lines)))
 
     async def trim(self, keeping: Keeping, now: Instant) -> int:
         """Forget the oldest segments beyond the bound, with a line that says so; returns how many lines went."""
@@ -245,10 +259,6 @@ def _head(db: Connection) -> Head:
     return _anchor(db)
 
 
-def _view(line: Line) -> EventView:
-    return _shown((line.sequence, line.at.utc_ns, line.at.mono_ns, line.kind, line.severity, line.device_id, line.text))
-
-
 def _shown(r: Sequence[Any]) -> EventView:
     shown = datetime.fromtimestamp(r[1] / NS_PER_S, tz=UTC).isoformat(timespec="milliseconds")
     return EventView(r[0], shown, *r[2:])
@@ -257,14 +267,14 @@ def _shown(r: Sequence[Any]) -> EventView:
 # --- segments ---
 
 TRIMMED = "trimmed"
-_TOLD = "sequence, utc_ns, mono_ns, kind, severity, device_id, text"
+MOST_BEHIND = 100_000  # counted in 10 ms; who is further behind is far behind
 _SEGMENT = "first, last, prev, hash, utc_ns, bytes, body"
 _SIZES = "coalesce(sum(length(body)), 0)"
 _ROOM = 0.98  # trimmed a little below the bound, so that it is not done for every segment
 
 
 def _told(db: Connection, where: str, bound: int, limit: int) -> list[EventView]:
-    live = f"SELECT {_TOLD} FROM audit WHERE text <> '' AND kind NOT IN ('event', 'wake') AND {where}"  # noqa: S608 - our text
+    live = f"SELECT {told.SHOWN} FROM audit WHERE text <> '' AND kind NOT IN ('event', 'wake') AND {where}"  # noqa: S608 - our text
     found = [_shown(r) for r in db.execute(live, (bound, limit)).fetchall()]
     if len(found) < limit or "DESC" not in where:
         found += _packed_told(db, where, bound, limit if "DESC" not in where else limit - len(found))
@@ -272,7 +282,19 @@ def _told(db: Connection, where: str, bound: int, limit: int) -> list[EventView]
 
 
 def _packed_told(db: Connection, where: str, *bound: int) -> list[EventView]:
-    return [_shown(r) for r in db.execute(f"SELECT {_TOLD} FROM audit_told WHERE {where}", bound).fetchall()]  # noqa: S608
+    return [_shown(r) for r in db.execute(f"SELECT {told.SHOWN} FROM audit_told WHERE {where}", bound).fetchall()]  # noqa: S608
+
+
+def _behind(db: Connection, sequence: int) -> tuple[int, int | None]:
+    number, oldest = 0, None
+    for table in ("audit_told WHERE", "audit WHERE text <> '' AND kind NOT IN ('event', 'wake') AND"):
+        sql = f"SELECT count(*), min(sequence) FROM (SELECT sequence FROM {table} sequence > ? ORDER BY sequence LIMIT ?)"  # noqa: S608
+        count, first = db.execute(sql, (sequence, MOST_BEHIND - number)).fetchone()
+        number += count
+        if oldest is None and first is not None:
+            name = table.partition(" ")[0]
+            oldest = db.execute(f"SELECT utc_ns FROM {name} WHERE sequence = ?", (first,)).fetchone()[0]  # noqa: S608
+    return number, oldest
 
 
 def _follows(line: Line, last: Head) -> None:
@@ -338,8 +360,7 @@ def _close(db: Connection, segment: Segment, lines: Sequence[Line]) -> bool:
         return False
     values = (segment.first, segment.last, segment.prev, segment.hash, segment.utc_ns, segment.size, segment.body)
     db.execute(f"INSERT INTO audit_segments ({_SEGMENT}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608 - our names
-    told = [(x.sequence, x.at.utc_ns, x.at.mono_ns, x.kind, x.severity, x.device_id, x.text) for x in lines if x.for_people]
-    db.conn.executemany(f"INSERT INTO audit_told ({_TOLD}) VALUES (?, ?, ?, ?, ?, ?, ?)", told)  # noqa: S608 - our names
+    told.put(db, told.beside(segment, lines))
     db.execute("DELETE FROM audit WHERE sequence <= ?", (segment.last,))
     return True
 
@@ -361,5 +382,5 @@ def _trim(db: Connection, keeping: Keeping, now: Instant) -> int:
     append_within(db, [(now, line)])
     db.execute("INSERT OR REPLACE INTO audit_anchor VALUES (1, ?, ?)", (end.sequence, end.hash))
     db.execute("DELETE FROM audit_segments WHERE last <= ?", (end.sequence,))
-    db.execute("DELETE FROM audit_told WHERE sequence <= ?", (end.sequence,))
+    told.forget(db, end.sequence)
     return end.sequence - before.sequence

@@ -79,7 +79,8 @@ class GroupCommit(Generic[Item, Result]):
             left_s = self._last_s + self._interval_s - loop.time()
             if left_s > 0 and self._new < self._full and not self._closed:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), left_s)
+                    async with asyncio.timeout(left_s):
+                        await self._wake.wait()
             self._wake.clear()
             group, self._waiting, self._new = self._waiting, [], 0
             self._last_s = loop.time()

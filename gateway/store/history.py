@@ -1,23 +1,29 @@
 """What the record says of one device over time: its levels, and what was refused. Reads the audit log, changes nothing.
 
-Between two runs of the gateway nobody knows a device's level, so each start leaves a gap from the last line before it.
-Every answer is bounded. Refuses to know what a level means.
+Live lines and packed ones alike. Between two runs of the gateway nobody knows a device's level, so each start leaves a gap
+from the last line before it. Every answer is bounded. Refuses to know what a level means.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.sheet import LevelChange, Refusal
 from gateway.store.database import Connection, Database
+from gateway.store.told import BEHAVIOUR, DECISION, START, known_from, number_of
 
-START = "start"  # the kind of the line that each run of the gateway begins with
+__all__ = ["START", "History", "age_ms"]
+
 _STARTS_MAX = 200
+_OLD_MAX = 500  # lines from before the window that are stepped over, should a clock have gone back
 _PEOPLE = "text <> '' AND kind NOT IN ('event', 'wake')"  # as in the index: SQLite then uses it
-_AT = "boot_id, mono_ns, utc_ns, quality"
+_FILLED = "boot_id IS NOT NULL"  # as in the index
+_AT = ("boot_id", "mono_ns", "utc_ns", "quality")
 
 
 class History:
@@ -36,41 +42,78 @@ class History:
 
 
 def _levels(db: Connection, device_id: str, since_utc_ns: int, limit: int) -> tuple[list[LevelChange], bool]:
-    where = f"device_id = ? AND kind = 'decision' AND {_PEOPLE}"
-    sql = f"SELECT sequence, {_AT}, json_extract(body, '$.level') FROM audit WHERE {where}"  # noqa: S608 - our text
-    rows = db.execute(f"{sql} AND utc_ns >= ? ORDER BY sequence DESC LIMIT ?", (device_id, since_utc_ns, limit + 1)).fetchall()
-    complete = len(rows) <= limit
-    rows = rows[:limit]
-    if complete:
-        first = rows[-1][0] if rows else 2**62
-        rows += db.execute(f"{sql} AND sequence < ? ORDER BY sequence DESC LIMIT 1", (device_id, first)).fetchall()
-    found = [(float(r[0]), LevelChange(_instant(r[1:5]), int(r[5]))) for r in rows if isinstance(r[5], int)]
-    oldest = min((s for s, _ in found), default=0.0)
-    found += [gap for gap in _gaps(db, since_utc_ns) if gap[0] > oldest]
-    return [change for _, change in sorted(found, key=lambda pair: pair[0])], complete
+    found, complete = _decided(db, device_id, since_utc_ns, limit)
+    if not found:
+        return [], complete
+    gaps = _gaps(db, found[-1][0])
+    if len(gaps) > _STARTS_MAX:  # what was before the oldest start that is told may have ended with one that is not
+        found, complete = [pair for pair in found if pair[0] > gaps[-1][0]], False
+    return [change for _, change in sorted([*found, *gaps], key=lambda pair: pair[0])], complete
 
 
-def _gaps(db: Connection, since_utc_ns: int) -> list[tuple[float, LevelChange]]:
-    """For each start of the gateway: from the last line before it on, nobody knows."""
-    sql = (
-        f"SELECT s.sequence, {', '.join(f'coalesce(p.{c.strip()}, s.{c.strip()})' for c in _AT.split(','))} FROM audit s"  # noqa: S608
-        f" LEFT JOIN audit p ON p.sequence = s.sequence - 1 WHERE s.device_id = '' AND s.kind = '{START}'"
-        f" AND s.text <> '' AND s.kind NOT IN ('event', 'wake') AND s.utc_ns >= ? ORDER BY s.sequence DESC LIMIT {_STARTS_MAX}"
+def _decided(db: Connection, device_id: str, since_utc_ns: int, limit: int) -> tuple[list[tuple[float, LevelChange]], bool]:
+    """(changes newest first, the last of them the level at the edge of the window; whether all of the window are there)."""
+    found: list[tuple[float, LevelChange]] = []
+    edge, old = None, 0
+    with closing(_newest(db, device_id, DECISION)) as lines:
+        for sequence, at, _, level in lines:
+            pair = (float(sequence), LevelChange(at, level))
+            if at.utc_ns < since_utc_ns:
+                edge, old = edge or pair, old + 1
+                if old > _OLD_MAX:
+                    break
+            elif len(found) == limit:
+                return found, False
+            else:
+                edge = None
+                found.append(pair)
+    if edge:
+        return [*found, edge], True
+    reach = known_from(db)
+    return found, reach is None or reach <= since_utc_ns
+
+
+def _newest(db: Connection, device_id: str, kind: str) -> Generator[tuple[int, Instant, str, int | None]]:
+    """(sequence, instant, text, level or count) of a device's lines of one kind, newest first, read as they are asked for."""
+    key = "level" if kind == DECISION else "count"
+    asked = f"sequence, {', '.join(_AT)}, text"
+    live = f"SELECT {asked}, body FROM audit WHERE device_id = ? AND kind = ? AND {_PEOPLE} ORDER BY sequence DESC"  # noqa: S608
+    with closing(db.execute(live, (device_id, kind))) as rows:
+        for r in rows:
+            yield r[0], _instant(r[1:5]), r[5], number_of(r[6], key)
+    packed = f"SELECT {asked}, {key} FROM audit_told WHERE device_id = ? AND kind = ? AND {_FILLED} ORDER BY sequence DESC"  # noqa: S608
+    with closing(db.execute(packed, (device_id, kind))) as rows:
+        for r in rows:
+            yield r[0], _instant(r[1:5]), r[5], r[6]
+
+
+def _gaps(db: Connection, after: float) -> list[tuple[float, LevelChange]]:
+    """For each start of the gateway after a line, newest first, one more than are told: from the last line before it on,
+    nobody knows. That line is live, in the start's own segment, or the end of the segment before."""
+    bound = f"AND s.sequence > ? ORDER BY s.sequence DESC LIMIT {_STARTS_MAX + 1}"
+    ends = "LEFT JOIN audit_segment_ends e ON e.last = s.sequence - 1"
+    live = (
+        f"SELECT s.sequence, {', '.join(f'coalesce(p.{c}, e.{c}, s.{c})' for c in _AT)} FROM audit s"  # noqa: S608
+        f" LEFT JOIN audit p ON p.sequence = s.sequence - 1 {ends} WHERE s.device_id = '' AND s.kind = '{START}'"
+        f" AND s.text <> '' AND s.kind NOT IN ('event', 'wake') {bound}"
     )
-    return [(r[0] - 0.5, LevelChange(_instant(r[1:5]), None)) for r in db.execute(sql, (since_utc_ns,)).fetchall()]
+    before = (f"json_extract(s.last_before, '$[{n}]')" for n in range(len(_AT)))
+    packed = (
+        f"SELECT s.sequence, {', '.join(f'coalesce({b}, e.{c}, s.{c})' for b, c in zip(before, _AT, strict=True))}"  # noqa: S608
+        f" FROM audit_told s {ends} WHERE s.device_id = '' AND s.kind = '{START}' AND s.boot_id IS NOT NULL {bound}"
+    )
+    rows = db.execute(live, (after,)).fetchall() + db.execute(packed, (after,)).fetchall()
+    return [(r[0] - 0.5, LevelChange(_instant(r[1:5]), None)) for r in rows[: _STARTS_MAX + 1]]
 
 
 def _refused(db: Connection, device_id: str, now: Instant, limit: int) -> list[Refusal]:
-    where = f"device_id = ? AND kind = 'behaviour' AND {_PEOPLE} ORDER BY sequence DESC LIMIT ?"
-    sql = f"SELECT sequence, {_AT}, text, body FROM audit WHERE {where}"  # noqa: S608 - our text
-    return [_refusal(r, now) for r in db.execute(sql, (device_id, max(1, min(limit, 200)))).fetchall()]
+    with closing(_newest(db, device_id, BEHAVIOUR)) as lines:
+        return [_refusal(*line, now) for line in islice(lines, max(1, min(limit, 200)))]
 
 
-def _refusal(row: Sequence[object], now: Instant) -> Refusal:
-    sequence, at = int(str(row[0])), _instant(row[1:5])
-    count = json.loads(str(row[6])).get("count", 1)
+def _refusal(sequence: int, at: Instant, text: str, count: int | None, now: Instant) -> Refusal:
     shown = datetime.fromtimestamp(at.utc_ns / NS_PER_S, tz=UTC).isoformat(timespec="seconds")
-    return Refusal(sequence, shown, age_ms(at, now), str(row[5]), count if isinstance(count, int) else 1)
+    return Refusal(sequence, shown, age_ms(at, now), text, 1 if count is None else count)
 
 
 def age_ms(at: Instant, now: Instant) -> int:
@@ -79,5 +122,5 @@ def age_ms(at: Instant, now: Instant) -> int:
     return max(0, ns) // 1_000_000
 
 
-def _instant(row: Sequence[object]) -> Instant:
-    return Instant(str(row[0]), int(str(row[1])), int(str(row[2])), TimeQuality(int(str(row[3]))))
+def _instant(row: Sequence[Any]) -> Instant:
+    return Instant(row[0], row[1], row[2], TimeQuality(row[3]))

@@ -225,7 +225,7 @@ def merge_vetoes(db: Connection, restored: Sequence[KeptVeto]) -> None:
             )
 
 
-_AUDIT_END = "(SELECT coalesce(max(sequence), 0) FROM audit)"
+_AUDIT_END = "(SELECT coalesce((SELECT max(sequence) FROM audit), (SELECT max(last) FROM audit_segments), 0))"
 
 
 def _device(db: Connection, device_id: str) -> Device:

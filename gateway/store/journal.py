@@ -229,7 +229,8 @@ class Journal:
     async def _gather(self, number: int, patience_s: float) -> None:
         self._enough, self._full = number, asyncio.Event()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._full.wait(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await self._full.wait()
         self._full = None
 
     async def _commit(self) -> bool:

@@ -22,6 +22,10 @@ class AuditSpool:
         """Lines for people after ``sequence``, oldest first, at most 1000."""
         return await self._audit.since(sequence)
 
+    async def behind(self, sequence: int) -> tuple[int, int | None]:
+        """(how many lines for people come after ``sequence``, the oldest one's UTC nanoseconds), as ``AuditLog.behind``."""
+        return await self._audit.behind(sequence)
+
     async def end(self) -> tuple[int, bytes]:
         """The newest line's sequence and hash."""
         head = await self._audit.head()

@@ -24,6 +24,8 @@ from gateway.clock import Clock
 from gateway.config import Syslog
 from gateway.errors import InputError, UnavailableError
 from gateway.model.event import PartChanged
+from gateway.model.instant import NS_PER_S
+from gateway.model.outbox import CopyView
 from gateway.model.view import EventView
 from gateway.uplink.rfc5424 import Sender, frame, head_message, message
 
@@ -47,6 +49,10 @@ class Spool(Protocol):
 
     async def since(self, sequence: int) -> Sequence[EventView]:
         """Lines for people after ``sequence``, oldest first, at most 1000."""
+        ...
+
+    async def behind(self, sequence: int) -> tuple[int, int | None]:
+        """(how many lines for people come after ``sequence``, bounded; the oldest one's UTC nanoseconds)."""
         ...
 
     async def end(self) -> tuple[int, bytes]:
@@ -91,6 +97,12 @@ class SyslogSender:
             await asyncio.sleep(random.uniform(wait_s / 2, wait_s))  # noqa: S311 - jitter, not a secret
             wait_s, turn = min(wait_s * 2, self._settings.retry_s), turn + 1
 
+    async def look(self) -> CopyView:
+        """What still waits, for people. Raises UnavailableError with the disk."""
+        lines, oldest = await self._spool.behind(max(self.delivered, self._kept, await self._spool.position()))
+        age_s = None if oldest is None else max(0.0, (self._clock.now().utc_ns - oldest) / NS_PER_S)
+        return CopyView(self.sentence, bool(self._health and self._health[0]), lines, age_s)
+
     async def _once(self, address: str) -> None:
         """One connection, to its orderly end. Raises why it ended otherwise."""
         context = await asyncio.to_thread(tls_context, self._settings)
@@ -102,7 +114,7 @@ class SyslogSender:
                 )
         except (OSError, TimeoutError) as e:
             raise UnavailableError(
-                f"the syslog server {where} cannot be reached ({_why(e)})", "see [syslog] in wardgate.toml"
+                f"the syslog server {where} cannot be reached ({why(e)})", "see [syslog] in wardgate.toml"
             ) from None
         writer.transport.set_write_buffer_limits(high=_BUFFER)
         hearing = asyncio.create_task(_until_closed(reader), name="syslog-hear")
@@ -111,7 +123,7 @@ class SyslogSender:
             await self._carry(writer, hearing)
             await self._end(writer, hearing)
         except (OSError, TimeoutError) as e:
-            raise UnavailableError(f"the connection to {where} ended ({_why(e)})", "it is tried again by itself") from None
+            raise UnavailableError(f"the connection to {where} ended ({why(e)})", "it is tried again by itself") from None
         except asyncio.CancelledError:
             with contextlib.suppress(OSError, TimeoutError):
                 await self._end(writer, hearing)
@@ -225,7 +237,7 @@ async def _until_closed(reader: asyncio.StreamReader) -> str:
         while await reader.read(4096):
             pass
     except (OSError, ssl.SSLError) as e:
-        return _why(e)
+        return why(e)
     return "the server closed it"
 
 
@@ -239,7 +251,8 @@ def _unacknowledged(writer: asyncio.StreamWriter) -> int:
     return waiting[0]
 
 
-def _why(e: BaseException) -> str:
+def why(e: BaseException) -> str:
+    """What went wrong on a connection, in words."""
     if isinstance(e, TimeoutError):
         return str(e) or "no answer in time"
     if isinstance(e, PermissionError):

@@ -34,6 +34,7 @@ class Wire:
     arrow: str
     gate: tuple[int, int]
     proxy: tuple[int, int] | None
+    until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,9 @@ def _device(s: Spot, y: int, h: int, tone: str, slots: _Slots, land: Landscape) 
     wires = tuple(_wire(lane, y + _HEAD + _ROW * i + _ROW // 2, slots, land) for i, lane in enumerate(s.lanes))
     passing = sum(lane.passing is not Passing.SHUT for lane in s.lanes)
     refused = f", {s.refused} refused in the last hour" if s.refused else ""
-    label = f"{s.name}: level {s.level}, {passing} of {len(s.lanes)} flows open{refused}"
+    broken = sum(lane.passing is Passing.GLASS for lane in s.lanes)
+    glass = f", {broken} of them by break-glass" if broken else ""
+    label = f"{s.name}: level {s.level}, {passing} of {len(s.lanes)} flows open{glass}{refused}"
     sub = " · ".join((s.place, *s.addresses)) if s.bus != "ble" else f"Bluetooth · {s.place}"
     return Box(s.id, 0, y, _LEFT_W, h, _cut(s.name, _TITLE), _cut(sub, _SUB), label, tone, s.level, s.refused, wires)
 
@@ -151,7 +154,7 @@ def _wire(lane: Lane, y: int, slots: _Slots, land: Landscape, *, own: bool = Fal
     proxy = (_BAR_X + _BAR_W // 2, y) if lane.proxied and end is not None else None
     name, mark = _cut(lane.function, 19), str(lane.passing)
     flow = _cut(flow_of(lane, land), _ROW_TEXT - len(name))
-    return Wire(y, name, flow, mark, mark, inner, outer, through, arrow, (_BAR_X, y), proxy)
+    return Wire(y, name, flow, mark, mark, inner, outer, through, arrow, (_BAR_X, y), proxy, lane.until_ms)
 
 
 def flow_of(lane: Lane, land: Landscape) -> str:

@@ -70,13 +70,15 @@ def _file(body: bytes, name: str, kind: str) -> web.Response:
 # --- the page's forms ---
 
 
-async def _backup_sheet(_: web.Request) -> Sheet:
+async def _backup_sheet(request: web.Request) -> Sheet:
     passphrase = Blank(
         "passphrase", "Passphrase of the file", "password", "Whoever has both has this gateway’s data. It is kept nowhere.",
         most=256, fill="new-password",
     )  # fmt: skip
     again = Blank("again", "Passphrase, once more", "password", most=256, fill="new-password")
     lead = "Configuration, devices, people and policy in one encrypted file; what lives in the TPM cannot be moved."
+    if lacks := await request.app[LIFE].left_out():
+        lead += f" Not in it: {', '.join(lacks)}. The file of `sudo wardgate backup FILE` on the console has that too."
     return Sheet("Take a backup away", lead, "Make the file", (passphrase, again, OWN_PASSWORD), "/gateway#files")
 
 
@@ -106,7 +108,7 @@ TABLE: tuple[Route, ...] = (
     Route("GET", "/api/v1/status", status, "The record, the disk and time", ANYONE, answers(schema.OBJECT)),
     Route("POST", "/api/v1/support-file", support_file, "The support file", OPERATORS,
           {200: Answer("A gzipped tar", {_GZIP: None})}, changes=True, people=True),
-    Route("POST", "/api/v1/backup", backup, "A backup, encrypted with a passphrase", ADMIN,
+    Route("POST", "/api/v1/backup", backup, "A backup, encrypted; less what only root may read", ADMIN,
           {200: Answer("One file for `wardgate restore`", {_BYTES: None})},
           takes=schema.record({"passphrase": _SECRET}, {"password": _SECRET}), changes=True, people=True),
 )  # fmt: skip

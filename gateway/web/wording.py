@@ -16,6 +16,8 @@ PART_WORDS = {
     "disk": "Disk",
     "uplink": "Uplink",
     "clock": "Clock",
+    "own-address": "Own address",
+    "free-space": "Free space",
 }
 LINK_WORDS = {"up": "link up", "down": "link down", "unknown": "link not known yet"}
 STATE_WORDS = {

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from gateway.enforcer import confirm, credentials
+from gateway.enforcer.check import survey
 from gateway.enforcer.confirmed import ConfirmedPolicy, audit_lines
 from gateway.enforcer.credentials import CredentialError, Operators
 from gateway.enforcer.document import parse_document
 from gateway.enforcer.listing import differences, parse_listing
 from gateway.enforcer.load import LoadError, keep_bridge_out_of_ip_hooks, keep_bridges_from_learning
 from gateway.enforcer.netlink import MAX_CHANGES, Change, KernelError, TrustMap
+from gateway.house import glass_of
 from hil.network import NetworkError, Ward, inside, run
 from tests.enforcer.ward import HOSP4, PUMP4, PUMP6, Bench, bench, document
 
@@ -128,6 +130,10 @@ def test_break_glass_is_bounded_audited_and_ends_with_its_function(rig: Bench) -
     assert json.loads(policy_tool(rig.ward, *glass, "--function", "maintenance", "--minutes", "2"))["opened"] == 2  # again: shorter
     opened = parse_listing(rig.ward.nft("-j", "list", "ruleset")).glass
     assert 0 < opened["glass4"][HOSP4, PUMP4, "tcp", 7000] <= 120
+    with inside(rig.ward.gateway):
+        seen = glass_of(survey(rig.ward.confirmed, None), 1_000_000)  # as the Network page takes it from the enforcer
+    assert 1_100_000 < seen[HOSP4, PUMP4, "tcp", 7000] <= 1_120_000
+    assert len(seen) == 2
     last = audit_lines(rig.ward.confirmed.parent)[-1]
     assert (last["act"], last["reason"], last["actor"]) == ("break-glass", "pump alarm, daemon dead", "root")
     assert (rig.ward.confirmed.parent / "audit.log").stat().st_mode & 0o777 == 0o600

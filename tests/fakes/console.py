@@ -18,7 +18,7 @@ from gateway.model.event import OperatorCommand
 from gateway.model.instant import Instant
 from gateway.model.metric import Family, Kind, Sample
 from gateway.model.observation import Reading
-from gateway.model.outbox import DeadLetter, OutboxView
+from gateway.model.outbox import CopyView, DeadLetter, OutboxView
 from gateway.model.view import (
     TOKEN_ACTOR,
     TOKEN_DAYS_MAX,
@@ -143,7 +143,21 @@ class FakeConsole:
         """Twelve readings wait, and one dead letter lies there."""
         at = Instant("boot", 1, 1_800_000_000 * 10**9)
         letter = DeadLetter(1, "readings/patch-1", "not authorized (0x87)", at, '{"value":72}', "patch-1", 4)
-        return OutboxView("delivers to broker", True, 12, 1, 4096, 3.5, 100, 84, 0, 4, (), (letter,))
+        return OutboxView(
+            "delivers to broker",
+            True,
+            12,
+            1,
+            4096,
+            3.5,
+            100,
+            84,
+            0,
+            4,
+            (),
+            (letter,),
+            syslog=CopyView("copies the audit log to siem.hospital", True, 7, 41.5),
+        )
 
     async def retry_dead_letters(self) -> int:
         """One."""

@@ -198,7 +198,8 @@ class FakeContext:
                 raise AssertionError(f"no {kind.__name__} in {timeout_s} s; events: {self.events[since:]}")
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
             except TimeoutError:
                 continue
 

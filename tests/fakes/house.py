@@ -64,6 +64,7 @@ class FakeHouse:
         self.aside: list[tuple[str, str, int]] = []
         self.trouble = ""
         self.document = DOCUMENT
+        self.glass: dict[tuple[object, ...], int] | None = {}  # None: the enforcer does not answer
         self.deadlines = [
             Deadline("Certificate of the attestation key", 12 * 86_400.0, "Others refuse what is new.", "2026-12-06T00:00:00Z"),
             Deadline("Certificate for the broker", 0.0, "Everything waits.", "2026-11-20T00:00:00Z", gone=True),
@@ -93,8 +94,8 @@ class FakeHouse:
     async def network(self) -> Landscape:
         """Drawn from the document and the ward's levels."""
         view = self._view()
-        found = landscape(view, self.document, GROUND, self.tally.lately(view.now_ms))
-        return replace(found, wiring=WIRING)
+        found = landscape(view, self.document, GROUND, self.tally.lately(view.now_ms), self.glass or {})
+        return replace(found, wiring=WIRING, asked=self.glass is not None)
 
     async def identity(self) -> Identity:
         """A gateway that is enrolled."""

@@ -43,7 +43,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def part(bench: Bench, name: str) -> dict[str, Any]:
-    return next(p for p in bench.view()["gateway"]["parts"] if p["name"] == name)
+    absent = {"name": name, "ok": None, "text": "nothing was told of it yet"}
+    return next((p for p in bench.view()["gateway"]["parts"] if p["name"] == name), absent)
 
 
 def await_part(bench: Bench, name: str, ok: bool, timeout_s: float = 20) -> str:
@@ -147,6 +148,7 @@ def test_a_full_disk_keeps_care_going_delays_no_revocation_and_is_told(bench: Be
     try:
         text = await_part(bench, "disk", ok=False)
         assert "free" in text
+        assert "nothing can be recorded" in await_part(bench, "free-space", ok=False)
         time.sleep(bench.rig["timing"]["lease_s"] + 1)
         assert bench.device("pump-1")["level"] == 3, "renewals under an unchanged decision go on"
         flows(bench, "maintenance")
@@ -157,6 +159,7 @@ def test_a_full_disk_keeps_care_going_delays_no_revocation_and_is_told(bench: Be
         hog.unlink()
     bench.mend("pump-1")
     await_part(bench, "disk", ok=True)
+    await_part(bench, "free-space", ok=True)
     trusted(bench)
     flows(bench, "maintenance")
     assert told(bench, "configuration changed at register 110"), "what happened meanwhile is in the record"

@@ -204,6 +204,8 @@ class Story:
         assert self.appliance.version() == "7.0.1"
         running = self.box.run("cat", f"/proc/{self.appliance.main_pid('wardgate')}/cmdline").stdout
         assert "/versions/7.0.1-" in running
+        shown = json.loads(self.box.run("wardgate", "--json", "status", check=False).stdout)
+        assert shown["gateway"]["version"].startswith("7.0.1-")
         assert self.appliance.main_pid("wardgate-enforcer") == enforcer  # its part is the same
         assert self.appliance.tables() == tables  # not even loaded anew: the handles are the same
         print(f"the daemon was away for {self.appliance.gap_s():.1f} s")

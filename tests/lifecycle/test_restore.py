@@ -17,6 +17,7 @@ import pytest
 
 from gateway import sealed_file
 from gateway.attester import state as tpm_state
+from gateway.cli import run
 from gateway.errors import EvidenceError, InputError, UnavailableError
 from gateway.lifecycle import make_backup
 from gateway.model.device import Bond, Device, DeviceState
@@ -117,6 +118,54 @@ def test_on_the_same_machine_everything_goes_on_and_a_veto_stands(home: Home) ->
     assert not (home.root / "state" / UNFINISHED).exists()
 
 
+_BY_THE_PAGE = f"""
+import asyncio, sys
+from pathlib import Path
+from gateway import sealed_file
+from gateway.config import read_config
+from gateway.lifecycle import DATABASE, Lifecycle
+from gateway.machine_clock import MachineClock
+from gateway.store.audit import Keeping
+from gateway.store.database import Database
+
+sealed_file._LOG_N, sealed_file._P = 14, 1
+
+async def work():
+    path = Path(sys.argv[1])
+    config = read_config(path)
+    database = Database(config.gateway.state / DATABASE)
+    await database.open()
+    life = Lifecycle(config, path, database, MachineClock(), Keeping(), dict)
+    Path(sys.argv[2]).write_bytes(await life.backup({PASSPHRASE!r}))
+    print(*await life.left_out(), sep="\\n")
+    await database.close()
+
+asyncio.run(work())
+"""
+
+
+def test_what_the_page_cannot_read_is_said_there_and_by_the_restore(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that reads no other user's files, as the daemon; who may confirm stays root's alone."""
+    operators, file = home.root / "policy" / "operators.json", home.root.parent / "page.backup"
+    os.chown(operators, 65534, 65534)
+    operators.chmod(0o600)
+    less = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all", sys.executable, "-c"]
+    said = subprocess.run([*less, _BY_THE_PAGE, home.config_path, file], capture_output=True, text=True, timeout=60)
+    assert (said.stdout, said.stderr) == ("who may confirm what may pass (operators.json, which only root reads)\n", "")
+    kept = operators.read_bytes()
+    done = put_back(home, file)
+    assert done.lacks == ("who may confirm what may pass (operators.json, which only root reads)",)
+    assert "those who could here still can, with their old passwords" in done.todo[0]
+    assert operators.read_bytes() == kept
+    operators.unlink()
+    assert "nobody can yet" in put_back(home, file).todo[0]
+    passphrase = home.root.parent / "passphrase"
+    passphrase.write_text(f"{PASSPHRASE}\n")
+    command = ["--config", str(home.config_path), "restore", str(file), "--with-paths", "--passphrase-file", str(passphrase)]
+    assert run(command) == 0
+    assert "not in this backup, and so as it is here: who may confirm what may pass" in capsys.readouterr().out
+
+
 def test_a_restore_is_undone_by_the_file_it_left(home: Home) -> None:
     file = back_up(home)
     change(home)
@@ -211,6 +260,8 @@ HOSTILE: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (lambda d: d["files"].update({"profiles/bad.toml": b"id = 3"}), "profiles/bad.toml in the backup"),
     (lambda d: d["files"].update({"confirmed.json": b"{}"}), "confirmed.json in the backup"),
     (lambda d: d["files"].update({"operators.json": b"[]"}), "operators.json in the backup"),
+    (lambda d: d["facts"].update({"unread": "operators.json"}), "not what this version writes"),
+    (lambda d: d["facts"].update({"unread": ["\x1b[2J"]}), "that no backup has"),
     (lambda d: d["files"].update({"wardgate.toml": b"[gateway]\nid = 3\n"}), "gateway.id"),
     (lambda d: d["files"].pop("wardgate.toml"), "no configuration"),
     (lambda d: d["tables"]["devices"].append(["x", "{}", None]), "inventory does not hold together"),

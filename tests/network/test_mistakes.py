@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from gateway import own_address
 from gateway.config import read_config
+from gateway.enforcer.client import EnforcerClient
+from gateway.model.event import PartChanged
+from gateway.own_address import OwnAddress
 from gateway.wiring import Finding, Kind, Wiring
 from gateway.wiring_reader import look, managers, rows
+from hil import frames
 from hil.network import ATTACKER, HOSPITAL4, PUMP, inside, run
-from tests.enforcer.ward import PUMP4
+from tests.enforcer.ward import GATE4, GATE6, PUMP4
 from tests.network.ward import Served
 
 rig_only = pytest.mark.rig
@@ -94,6 +101,55 @@ def test_one_address_twice_on_the_ward(rig: Served) -> None:
         assert (
             f"{PUMP4} is used twice: by pump-1 on p-pump-1 and by {ATTACKER.mac} on p-attack" in finding(rig, "address-twice").text
         )
+
+
+@rig_only
+def test_the_gateways_own_address_on_another_station(rig: Served) -> None:
+    with impostor(rig, ATTACKER.mac, GATE4) as namespace:
+        speak(namespace)
+        found = finding(rig, "own-address")
+        assert found.text == f"{GATE4} is this gateway's own address, and {ATTACKER.mac} on p-attack uses it too, which is refused"
+        assert found.severity == "wrong"
+
+
+@rig_only
+async def test_the_daemon_tells_of_it_by_real_frames_and_when_it_has_stopped(rig: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gratuitous ARP answer, as a station sends when it takes an address; the enforcer hears it, the kernel knows who it was."""
+    monkeypatch.setattr(own_address, "_AGAIN_S", 0.2)
+    monkeypatch.setattr(own_address, "_REST_S", 0.1)
+    client, told = EnforcerClient(rig.bench.socket), asyncio.Queue[PartChanged]()
+    part = OwnAddress([GATE4, GATE6], client, told.put_nowait)
+
+    async def listen() -> None:
+        async for event in client.watch():
+            if event.get("event") == "denied":
+                part.heard(event)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(listen()), group.create_task(part.run())]
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(announce, rig.bench.attacker, PUMP4)
+        await asyncio.sleep(1.0)
+        assert told.empty(), "another address is not ours"
+        await asyncio.to_thread(announce, rig.bench.attacker, GATE4)
+        first = await asyncio.wait_for(told.get(), 5)
+        assert (first.part, first.up) == ("own-address", False)
+        assert first.detail.startswith(f"{GATE4} is this gateway's own, and {ATTACKER.mac} behind p-attack uses it too; give")
+        rig.ward.nft("flush", "set", "bridge", "wardgate_l2", "met4")  # as two minutes after the last frame
+        assert (await asyncio.wait_for(told.get(), 5)).up
+        for task in tasks:
+            task.cancel()
+    await client.close()
+
+
+def announce(namespace: str, address: str) -> None:
+    """An ARP answer that nobody asked for, to everybody."""
+    with inside(namespace):
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with s:
+        s.bind(("eth0", 0))
+        claim = frames.arp(2, ATTACKER.mac, address, frames.BROADCAST, address)
+        s.send(frames.ethernet(ATTACKER.mac, frames.BROADCAST, frames.ARP, claim))
 
 
 @rig_only

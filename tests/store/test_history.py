@@ -17,6 +17,7 @@ from gateway.model.sheet import LevelChange
 from gateway.store.audit import AuditLog
 from gateway.store.database import Database
 from gateway.store.history import START, History
+from gateway.store.segments import Keeping
 
 T0 = Instant("boot-1", 10**12, 1_800_000_000 * NS_PER_S, TimeQuality.RTC)
 HOUR = 3600.0
@@ -92,17 +93,19 @@ async def test_refusals_are_of_this_device_newest_first_and_few(store: tuple[Aud
 async def test_no_question_walks_the_whole_log(store: tuple[AuditLog, History, Database]) -> None:
     log, history, db = store
     await log.append([started(T0), decided(T0.plus(1), 3)])
+    await log.append([noise(T0.plus(2 + i)) for i in range(9)])
+    assert await log.close_segment(Keeping(lines=5, live=5), T0)
     asked: list[str] = []
     await db.run(lambda d: d.conn.set_trace_callback(asked.append))
     await history.levels("pump-1", T0.utc_ns)
     await history.refused("pump-1", T0)
     await db.run(lambda d: d.conn.set_trace_callback(None))
-    selects = [sql for sql in asked if sql.startswith("SELECT")]
-    assert len(selects) == 4
+    selects = [sql for sql in asked if sql.startswith("SELECT") and "device_id = " in sql]
+    assert len(selects) == 6, "levels, starts and refusals, live and packed"
     for sql in selects:
         plan = await db.run(lambda d, q=sql: [str(r[3]) for r in d.execute(f"EXPLAIN QUERY PLAN {q}").fetchall()])
-        assert not [p for p in plan if p.startswith("SCAN")], (sql, plan)
-        assert any("audit_of_device" in p for p in plan), (sql, plan)
+        assert not [p for p in plan if p.startswith(("SCAN", "USE TEMP B-TREE"))], (sql, plan)
+        assert any("audit_of_device" in p or "audit_told_of_device" in p for p in plan), (sql, plan)
 
 
 @given(

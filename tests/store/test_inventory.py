@@ -19,6 +19,7 @@ from gateway.model.profile import Provenance, References, ReferenceValue, TrustA
 from gateway.store.audit import AuditLog
 from gateway.store.database import Database
 from gateway.store.inventory import Draft, Inventory, KeptVeto
+from gateway.store.segments import Keeping
 
 AT = Instant("boot", 10, 20)
 PUMP = Device(
@@ -155,6 +156,15 @@ async def test_a_veto_survives_restart_and_restore(tmp_path: Path) -> None:
     assert len(await inventory.all_vetoes()) == 2
     await log.close()
     await db.close()
+
+
+async def test_a_veto_has_its_place_in_a_record_that_is_packed_to_its_end(database: Database) -> None:
+    inventory, log = Inventory(database), AuditLog(database)
+    await log.append([(AT, Record("k", "", "one")), (AT, Record("k", "", "two"))])
+    assert await log.close_segment(Keeping(lines=2, live=0), AT)
+    await inventory.raise_veto("pump-1", "m", "t")
+    await inventory.clear_veto("pump-1", "m")
+    assert await inventory.all_vetoes() == [KeptVeto("pump-1", "m", "t", 2, 2)]
 
 
 async def test_a_restored_file_can_bring_a_veto(database: Database) -> None:

@@ -26,7 +26,7 @@ async def _write(log: AuditLog, clock: HandClock, number: int, start: int = 0) -
     for i in range(start, start + number):
         clock.forward(1)
         kind, text = ("event", "EvidenceArrived") if i % 5 else ("decision", f"pump-1: level {i}")
-        rows.append((clock.now(), Record(kind, "pump-1", text, (("event", {"n": i, "hex": f"{i * 7919:064x}"}),))))
+        rows.append((clock.now(), Record(kind, "pump-1", text, (("event", {"n": i, "hex": f"{i * 7919:064x}"}), ("level", i % 3)))))
     await log.append(rows)
 
 
@@ -124,7 +124,7 @@ def _edit(path: Path, *statements: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "told"),
+    ("sql", "named"),
     [
         ("UPDATE audit_segments SET body = substr(body, 1, length(body) - 9) WHERE first = 51", "51 to 100 were changed"),
         ("UPDATE audit_segments SET body = (SELECT body FROM audit_segments WHERE first = 1) WHERE first = 51", "51 to 100 were"),
@@ -136,14 +136,25 @@ def _edit(path: Path, *statements: str) -> None:
         ("DELETE FROM audit_segments WHERE first = 1", "line 1 is missing"),
         ("UPDATE audit_told SET text = 'all was well' WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
         ("DELETE FROM audit_told WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
-        ("INSERT INTO audit_told VALUES (262, 0, 0, 'decision', 'information', 'pump-1', 'never happened')", "that are not in"),
+        ("UPDATE audit_told SET level = 3 WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET level = NULL WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET count = 1 WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET boot_id = 'boot-9' WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET boot_id = NULL WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET quality = 0 WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_told SET last_before = '[1,2,3,0]' WHERE sequence = 61", "what is shown of audit lines 51 to 100"),
+        ("UPDATE audit_segment_ends SET utc_ns = 5 WHERE first = 51", "what is shown of audit lines 51 to 100"),
+        ("DELETE FROM audit_segment_ends WHERE first = 51", "what is shown of audit lines 51 to 100"),
+        ("DELETE FROM audit_segment_ends", "what is shown of audit lines 1 to 50"),
+        ("INSERT INTO audit_segment_ends VALUES (262, 251, 'b', 1, 2, 0)", "that are not in"),
+        ("INSERT INTO audit_told VALUES (262, 0, 0, 'decision', 'alarm', '', 'never', 'b', 1, 3, NULL, NULL)", "that are not in"),
     ],
 )
-async def test_what_is_changed_in_a_segment_is_named(database: Database, clock: HandClock, sql: str, told: str) -> None:
+async def test_what_is_changed_in_a_segment_is_named(database: Database, clock: HandClock, sql: str, named: str) -> None:
     log = await _packed(database, clock)
     await log.verify()
     _edit(database.path, sql)
-    with pytest.raises(EvidenceError, match=told):
+    with pytest.raises(EvidenceError, match=named):
         await log.verify()
 
 

@@ -61,7 +61,7 @@ async def test_the_week_is_asked_for_by_a_plain_link_and_too_much_is_said(door: 
     ada = await door.as_("admin-1")
     assert "Last 7 days" in await (await ada.get(f"{PUMP}?hours=168")).text()
     door.console.dossiers.complete = False
-    assert "the oldest count as not known here" in await (await ada.get(PUMP)).text()
+    assert "what is older counts as not known here" in await (await ada.get(PUMP)).text()
     assert (await ada.get(f"{PUMP}?hours=9999")).status == 400
 
 

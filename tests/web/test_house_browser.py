@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import expect
@@ -20,6 +21,7 @@ async def _troubled(site: Site) -> None:
     site.console.set_level("pump-1", 0, "configuration changed at register 104")
     site.console.house.refuse("pump-1", "10.77.0.101 → 10.77.0.11 tcp 7000: the device’s level is too low for this flow", 14)
     site.console.house.refuse("", "10.77.0.66 → 10.77.0.11 tcp 502: the port, MAC and address do not belong together", 3)
+    site.console.house.glass = {("10.77.0.101", "10.77.0.11", "tcp", 7000): site.console.view().now_ms + 754_000}
     site.console.parts["clock"] = (False, "nobody knows the time")
     site.console.policy.previous = True
     admin = await site.accounts.login("bea", site.accounts.people["bea"][0], "x")
@@ -43,6 +45,19 @@ async def test_every_page_is_accessible_and_fits(
         if width in (1440, 390):
             assert await accessible(page) == [], (path, scheme, width)
             assert await page.evaluate(CONTRAST) == [], (path, scheme, width)
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+async def test_an_opening_by_break_glass_is_dashed_and_says_until_when(site: Site, open_: Opener, script: bool) -> None:
+    site.console.house.glass = {("10.77.0.101", "10.77.0.11", "tcp", 7000): site.console.view().now_ms + 754_000}
+    page = await open_("/network", who="vic", script=script)
+    await expect(page.locator(".glass-word")).to_have_text(re.compile(r"break-glass 12:3\d"))
+    await expect(page.locator("#flows .function-glass")).to_have_text(
+        re.compile(r"open by break-glass; it closes by itself in 12:3\d")
+    )
+    if script:
+        line = page.locator(".wire-glass .through")
+        assert await line.evaluate("n => getComputedStyle(n).strokeDasharray") == "12px, 5px"
 
 
 async def test_a_device_in_the_picture_is_reached_by_keyboard_and_stands_out(site: Site, open_: Opener) -> None:

@@ -146,6 +146,37 @@ async def test_the_gateway_says_who_it_is_what_ends_and_what_waits(door: Door) -
     assert "API tokens" not in text
 
 
+async def test_an_opening_by_break_glass_is_drawn_dashed_and_said_with_its_end(door: Door) -> None:
+    """In the page as it comes, so it needs no script."""
+    vic = await door.as_("vic")
+    before = await (await vic.get("/network")).text()
+    assert 'class="wire wire-glass"' not in before
+    assert "closes by itself" not in before
+    now_ms = door.console.view().now_ms
+    door.console.house.glass = {("10.77.0.101", "10.77.0.11", "tcp", 7000): now_ms + 754_000}
+    text = await (await vic.get("/network")).text()
+    (wire,) = re.findall(r'<g class="wire wire-glass">.*?</g>', text, re.DOTALL)
+    assert re.search(r'break-glass <tspan class="num" data-until="\d+">12:3\d</tspan>', wire)
+    row = re.sub(r"<[^>]+>", "", text[text.index("Every flow") :])
+    assert re.search(r"maintenance.*?open by break-glass; it closes by itself in 12:3\d", row, re.DOTALL)
+    assert "1 of them by break-glass" in text
+    found = await (await vic.get("/api/v1/network")).json()
+    lanes = [lane for s in found["spots"] for lane in s["lanes"] if lane["passing"] == "glass"]
+    assert [(x["function"], x["until_ms"]) for x in lanes] == [("maintenance", now_ms + 754_000)]
+    door.console.house.glass = None
+    assert "The kernel could not be asked whether glass is broken" in await (await vic.get("/network")).text()
+
+
+async def test_how_far_the_copy_of_the_record_is_behind_is_shown(door: Door) -> None:
+    vic = await door.as_("vic")
+    text = re.sub(r"<[^>]+>", "", await (await vic.get("/gateway")).text())
+    assert "The record’s copy: copies the audit log to siem.hospital. 7 lines are not confirmed, the oldest for 41 s." in text
+    found = (await (await vic.get("/api/v1/outbox")).json())["syslog"]
+    assert found == {
+        "type": "CopyView", "state": "copies the audit log to siem.hospital", "up": True, "lines": 7, "oldest_s": 41.5,
+    }  # fmt: skip
+
+
 async def test_a_message_that_was_kept_aside_is_sent_again_or_let_go_by_operators(door: Door) -> None:
     vic, bea = await door.as_("vic"), await door.as_("bea")
     assert (await vic.form("/gateway/outbox/1/retry", {})).status == 403
@@ -230,6 +261,9 @@ class _Life:
             raise InputError("that passphrase protects nothing", "take a sentence")
         return f"backup {passphrase}".encode()
 
+    async def left_out(self) -> list[str]:
+        return ["who may confirm what may pass (operators.json, which only root reads)"]
+
     async def support_file(self) -> bytes:
         return b"support"
 
@@ -247,6 +281,9 @@ async def test_files_are_taken_away_by_those_who_may() -> None:
         assert "Take a backup…" in await (await ada.get("/gateway")).text()
         assert "Take a backup…" not in await (await bea.get("/gateway")).text()
         assert "Download the support file" not in await (await vic.get("/gateway")).text()
+        sheet = await (await ada.get("/gateway/backup")).text()
+        assert "Not in it: who may confirm what may pass (operators.json, which only root reads)." in sheet
+        assert "sudo wardgate backup FILE" in sheet
         fields = {"passphrase": "a long passphrase", "again": "a long passphrase", "secret": PASSWORD}
         assert (await bea.form("/gateway/backup", fields)).status == 403
         for wrong, status in (({"again": "x"}, 400), ({"passphrase": "short", "again": "short"}, 400), ({"secret": "no"}, 403)):

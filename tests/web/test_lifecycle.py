@@ -28,6 +28,9 @@ class FakeLife:
         self.made.append(passphrase)
         return b"wardgate-backup\n" + bytes(8)
 
+    async def left_out(self) -> list[str]:
+        return ["who may confirm what may pass"]
+
     async def support_file(self) -> bytes:
         self.made.append("support")
         return b"\x1f\x8b\x08"

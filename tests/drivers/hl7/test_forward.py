@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from drivers.hl7 import mllp
 from drivers.hl7.ack import Verdict
+from gateway.errors import UnavailableError
 from gateway.model.event import Behaviour, RouteChanged
-from tests.drivers.hl7.ward import RESULTS, Bench, oru
+from tests.drivers.hl7.ward import LIVE, RESULTS, Bench, oru
 from tests.fakes.context import until
 
 APPLICATION = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R77|P|2.6|||%b\rMSA|%b|M1\r"
@@ -150,3 +153,39 @@ async def test_a_receiver_that_is_gone_rings_after_a_while_and_no_longer_when_it
         for name in ("results", "live"):
             await b.context.wait(RouteChanged, lambda e, n=name: e.function == n and e.up)  # type: ignore[misc]
         assert len(b.context.of(RouteChanged)) == 4
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_is_woken_as_the_driver_ends_ends_too(turns: int) -> None:
+    async with Bench().running() as b:
+        await asyncio.sleep(0.02)  # its forwarders wait for something to do
+        tasks = [t for t in asyncio.all_tasks() if "results" in t.get_name()]
+        assert tasks
+        for route in b.driver._forwarders:
+            b.driver._is_stored(route)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        done, _ = await asyncio.wait(tasks, timeout=1)
+        assert len(done) == len(tasks)
+
+
+async def test_a_receiver_that_is_gone_as_soon_as_it_was_there_costs_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is lost before anybody has looked at what ``connect`` gave: its end is told all the same."""
+    gone = UnavailableError("the receiver closed the connection", "look at the receiver")
+
+    async def connect(*where_and_how: Any) -> Any:
+        where_and_how[-1](gone)  # lost
+        return SimpleNamespace(open=False, ended=gone, send=lambda _: None, close=lambda: None)
+
+    monkeypatch.setattr("drivers.hl7.proxy.connect", connect)
+    monkeypatch.setattr("drivers.hl7.forward.connect", connect)
+    async with Bench(answer_s=30.0).running() as b:
+        b.grant(2)
+        s = await b.dial(LIVE)
+        for number in range(3):
+            assert b"|AE|M%d|not delivered" % number in await s.ask(oru(b"M%d" % number))
+        stored = await b.dial(RESULTS)
+        assert b"|AA|" in await stored.ask(oru())
+        await b.context.wait(RouteChanged, lambda e: e.function == "results" and not e.up)

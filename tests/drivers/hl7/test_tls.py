@@ -194,10 +194,17 @@ def refuse(port: int, tls: ssl.SSLContext) -> None:
         server.settimeout(1.5)
         with contextlib.suppress(TimeoutError):
             while True:
-                connection, _ = server.accept()
-                with connection, contextlib.suppress(OSError):
+                plain, _ = server.accept()
+                plain.settimeout(1)
+                with tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as refused:
+                    with contextlib.suppress(ssl.SSLError):
+                        refused.do_handshake()
+                    connection = socket.socket(fileno=refused.detach())
+                with connection, contextlib.suppress(OSError):  # a message left unread would reset it, and the alert with it
                     connection.settimeout(1)
-                    tls.wrap_socket(connection, server_side=True)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass
 
 
 @pytest.mark.parametrize("says_so", [True, False])
