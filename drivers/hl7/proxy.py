@@ -109,7 +109,6 @@ class ClientLink(asyncio.Protocol):
     def close(self) -> None:
         """Let it go; answers already written are still sent."""
         self._shut()
-        self._services.turn.flush()
         self._transport.close()
 
     def _shut(self) -> None:
@@ -215,7 +214,7 @@ class ClientLink(asyncio.Protocol):
         """The message is done with; the next one may come."""
         self._busy, self._asked, self._deadline_s = False, None, _NEVER
         if self._open and answer:
-            self._services.turn.write(self._transport, mllp.encode(answer))
+            self._transport.write(mllp.encode(answer))
         self._work()
 
     def _note(self, code: str, text: str) -> None:
@@ -295,7 +294,7 @@ class ClientLink(asyncio.Protocol):
         elif ack.control_id in self._later:
             self._later.remove(ack.control_id)
             self._owed.append(parse_header(raw).control_id)
-            self._services.turn.write(self._transport, mllp.encode(raw))
+            self._transport.write(mllp.encode(raw))
         elif up is not None:
             up.poison("the receiver answered something that was not asked")
 

@@ -1,8 +1,7 @@
-"""Bytes that leave together, when this turn of the event loop is over.
+"""Messages that leave together, when this turn of the event loop is over.
 
 A turn takes in what all the links sent meanwhile; each write in between would wake its reader, which costs as much as judging a
-message, and several messages for one connection would be as many packets. Nothing waits longer than the turn. Refuses to know
-what is written.
+message: a fifth of what one takes end to end. Nothing waits longer than the turn. Refuses to know what is written.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 
 
 class Turn:
-    """``write`` in order; ``flush`` before a connection is closed that should still send what was written."""
+    """``write`` in order."""
 
     __slots__ = ("_waiting",)
 
@@ -21,11 +20,10 @@ class Turn:
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Bytes for a connection; dropped if it is closed by the end of the turn."""
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._waiting.append((transport, data))
 
-    def flush(self) -> None:
-        """Now."""
+    def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if not transport.is_closing():
