@@ -77,10 +77,10 @@ class Fifty(Bench):
         """Put the devices where a claim, fifty accepts and fifty enforces would have put them."""
         from gateway.bootstrap import load_profiles
         from gateway.config import read_config
-        from gateway.console import _endorsement
         from gateway.model.device import Binding, Bus, Device, DeviceState
         from gateway.model.profile import Provenance, References, ReferenceValue
         from gateway.policy.compile import compile_document
+        from gateway.proposal import read_endorsement
         from gateway.store.database import Database
         from gateway.store.inventory import Inventory
 
@@ -93,7 +93,7 @@ class Fifty(Bench):
         for n, (place, reference) in enumerate(zip(self.places, told, strict=True), 1):
             binding = Binding(place.port, place.mac, (place.ipv4, place.ipv6))
             device = Device(f"pump-{n}", f"Pump {n}", Bus.MODBUS, "infusion-pump", place.ipv4, DeviceState.ENFORCED, binding)
-            maker = _endorsement(json.dumps(reference["reference"]), "firmware")
+            maker, _ = read_endorsement(json.dumps(reference["reference"]), "firmware", None)
             seen = [
                 ReferenceValue("configuration", k, bytes.fromhex(v), Provenance.HOSPITAL, countersigned=True)
                 for k, v in reference["fingerprint"].items()
