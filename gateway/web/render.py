@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,7 +28,7 @@ FRAME = ("attention", "quality", "trial")  # the parts of a page that are on eve
 _STILL = 2048  # parts that no time is shown in, kept as HTML: most of fifty cards is the same at every look
 _HERE = Path(__file__).parent
 # bidirectional controls and marks, invisible separators, the zero-width family
-_UNSEEN = dict.fromkeys([0x061C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
+_UNSEEN = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -114,9 +115,9 @@ class Renderer:
 
 def _upright(value: object) -> object:
     """No text may turn the direction of what stands beside it, or hide in it: such characters are left out."""
-    if not isinstance(value, str) or value.isascii():
+    if not isinstance(value, str) or value.isascii() or _UNSEEN.search(value) is None:
         return value
-    return type(value)(value.translate(_UNSEEN))
+    return type(value)(_UNSEEN.sub("", value))
 
 
 class Slots:
