@@ -2,7 +2,8 @@
 
 Grants and drops share one connection, so that a drop can never be overtaken by an older grant, and a drop leaves the
 process in the very call that asks for it. A grant that is still waiting its turn loses the devices that were dropped
-meanwhile. After doubt (a timeout, an answer out of step) the connection is closed, not reused. It decides nothing.
+meanwhile. After doubt (a timeout, an answer out of step) the connection is closed, not reused. What was under way on one that
+the enforcer closed (it was started again, it refused the request before) is asked once more on a new one. It decides nothing.
 """
 
 from __future__ import annotations
@@ -70,17 +71,28 @@ class EnforcerClient:
         self._waiting += 1
         try:
             async with self._granting:
-                rest = deque(lease for lease in leases if self._grants(lease))
-                while rest:
-                    link = await self._connected()
-                    batch = [rest.popleft() for _ in range(min(_BATCH, len(rest)))]
-                    batch = [b for b in batch if self._grants(b) and not any(self._dropped.get(a, 0) > before for a in b.addresses)]
-                    if batch:
-                        await link.answer(link.ask({"do": "grant", "leases": [self._shown(lease) for lease in batch]}), _ANSWER_S)
+                wanted = [lease for lease in leases if self._grants(lease)]
+                for at in range(0, len(wanted), _BATCH):
+                    await self._grant(wanted[at : at + _BATCH], before)
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._dropped.clear()
+
+    async def _grant(self, batch: Sequence[Lease], before: int) -> None:
+        """One transaction, of what was not dropped since ``before``."""
+        for again in (True, False):
+            link = await self._connected()
+            now = [b for b in batch if self._grants(b) and not any(self._dropped.get(a, 0) > before for a in b.addresses)]
+            if not now:
+                return
+            try:
+                await link.answer(link.ask({"do": "grant", "leases": [self._shown(lease) for lease in now]}), _ANSWER_S)
+            except _LostError:
+                if not again:
+                    raise
+            else:
+                return
 
     def drop_now(self, addresses: Sequence[str]) -> None:
         """Send the drop in this call, without a turn of the loop or a wait. Raises UnavailableError without a connection."""
@@ -90,13 +102,20 @@ class EnforcerClient:
         """Take these addresses' levels away now; returns when the kernel has done it. Raises UnavailableError."""
         if not addresses:
             return
-        try:
-            link, answers = self._send_drop(addresses)
-        except UnavailableError:
-            await self._connected()
-            link, answers = self._send_drop(addresses)
-        for answer in answers:
-            await link.answer(answer, _ANSWER_S)
+        for again in (True, False):
+            try:
+                link, answers = self._send_drop(addresses)
+            except UnavailableError:
+                await self._connected()
+                link, answers = self._send_drop(addresses)
+            try:
+                for answer in answers:
+                    await link.answer(answer, _ANSWER_S)
+            except _LostError:
+                if not again:
+                    raise
+            else:
+                return
 
     def _send_drop(self, addresses: Sequence[str]) -> tuple[_Link, Sequence[asyncio.Future[Answer]]]:
         wanted = list(dict.fromkeys(addresses))
@@ -146,6 +165,10 @@ class EnforcerClient:
 
     def _shown(self, lease: Lease) -> Answer:
         return {"addresses": list(lease.addresses), "level": int(lease.level), "ms": max(1, self._ms(lease))}
+
+
+class _LostError(UnavailableError):
+    """The enforcer closed the connection before it answered."""
 
 
 class _Link:
@@ -232,9 +255,7 @@ class _Link:
         while self._pending:
             future = self._pending.popleft()
             if not future.done():
-                future.set_exception(
-                    UnavailableError("the enforcer has closed the connection", "systemctl status wardgate-enforcer")
-                )
+                future.set_exception(_LostError("the enforcer has closed the connection", "systemctl status wardgate-enforcer"))
                 future.exception()  # an answer that nobody awaits is no fault
         if self._events.full():
             self._events.get_nowait()
