@@ -27,7 +27,6 @@ from gateway.store.journal_rows import ROW_BYTES, Row, Settled
 _PURGE_EVERY = 64  # commits between two looks at what may be forgotten
 _RETRY_S = 0.5
 _GATHER_S = 0.001  # how long a commit waits for those that are answered together to come together again
-_SLOW_S = 0.004  # a commit that takes longer is worth waiting for everyone
 _NAME = 8  # bytes of a key that name a message; the rest say what is in it
 _KEY = 16
 REUSED_S = 600.0  # a name that comes again this soon with other content is no new message; a device that counts anew does so later
@@ -211,13 +210,12 @@ class Journal:
             self._task = asyncio.get_running_loop().create_task(self._write_all(), name="journal")
 
     async def _write_all(self) -> None:
-        """Commit after commit while anything is asked for. While one half is written, the other half can come in."""
+        """Commit after commit while anything is asked for. Those who were answered together are waited for, for a moment: what
+        comes in while a commit is written costs more by the hand-overs between two threads than it wins on two cores."""
         loop, together, took_s = asyncio.get_running_loop(), 1, 0.0
         while self._new or self._settled or self._swollen:
-            slow = took_s > _SLOW_S
-            enough = together if slow else together // 2
-            if len(self._new) < enough and not self._closed:
-                await self._gather(enough, took_s / 4 if slow else _GATHER_S)
+            if len(self._new) < together and not self._closed:
+                await self._gather(together, max(_GATHER_S, took_s / 4))
             number, began_s = len(self._new), loop.time()
             if not await self._commit() and not self._closed and not self._new:
                 await asyncio.sleep(_RETRY_S)  # nobody waits for these; what was delivered is noted when the disk is back
