@@ -16,6 +16,7 @@ _LEFT_W, _BAR_X, _BAR_W, _RIGHT_X, _RIGHT_W = 470, 570, 170, 900, 340
 _TOP, _HEAD, _ROW, _PAD, _GAP = 44, 62, 30, 10, 16
 _HOST_HEAD, _HOST_ROW = 62, 16
 _TITLE, _SUB, _ROW_TEXT = 30, 46, 41  # characters that fit; the whole text is in the table
+_COUNT = 14  # of a second line, where what was refused is counted at its end
 _PROTOCOLS = {"tcp": "TCP", "udp": "UDP", "radio": "Bluetooth"}
 
 
@@ -132,7 +133,8 @@ def _device(s: Spot, y: int, h: int, tone: str, slots: _Slots, land: Landscape) 
     glass = f", {broken} of them by break-glass" if broken else ""
     label = f"{s.name}: level {s.level}, {passing} of {len(s.lanes)} flows open{glass}{refused}"
     sub = " · ".join((s.place, *s.addresses)) if s.bus != "ble" else f"Bluetooth · {s.place}"
-    return Box(s.id, 0, y, _LEFT_W, h, _cut(s.name, _TITLE), _cut(sub, _SUB), label, tone, s.level, s.refused, wires)
+    short = _cut(sub, _SUB - _COUNT if s.refused else _SUB)
+    return Box(s.id, 0, y, _LEFT_W, h, _cut(s.name, _TITLE), short, label, tone, s.level, s.refused, wires)
 
 
 def _strangers(count: int, y: int) -> Box:
