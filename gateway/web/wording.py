@@ -12,6 +12,7 @@ BUS_WORDS = {"ble": "Bluetooth", "modbus": "Modbus", "hl7": "HL7"}
 PART_WORDS = {
     "tpm": "TPM",
     "bluetooth": "Bluetooth",
+    "bluetooth-announcing": "Beacon epochs",
     "enforcer": "Enforcer",
     "disk": "Disk",
     "uplink": "Uplink",
