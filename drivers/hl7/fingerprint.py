@@ -26,11 +26,11 @@ def identity(message: Message) -> dict[str, bytes]:
     """What one message says of its sender; a name it says nothing about is left out."""
     f = message.field_separator
     found = {"application": message.msh[2], "facility": message.msh[3]}
-    lines = message.lines  # each that is an OBX counted, and split from the end: half the time, for some ten of these a message
+    lines = message.lines  # an OBX is counted and split from its end: quicker than as a whole, and there are some ten a message
     equipment = {
         line.rsplit(f, n - _OBX_EQUIPMENT + 1)[1] for line in lines if line[:3] == b"OBX" and (n := line.count(f)) >= _OBX_EQUIPMENT
     }
-    for line in [line for line in lines if line[:1] in b"PS"]:  # the other few
+    for line in [line for line in lines if line[:1] != b"O"]:  # the other few
         if line.startswith(b"PRT"):
             parts = line.split(f, 23)
             equipment.update(what + parts[n] for n, what in _PRT if len(parts) > n and parts[n])
