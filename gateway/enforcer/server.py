@@ -76,7 +76,8 @@ class Enforcer:
         self._told: dict[tuple[str, str, str, str, int, bool], tuple[Told, int]] = {}
         self._told_at = float("inf")
         self._survey = Survey(arguments.policy, arguments.table_file, self._selector)
-        self._dumps: list[Peer] = []
+        self._asked: list[Peer] = []  # want a dump: of a look that begins from now on, never of one that began before they asked
+        self._dumps: list[Peer] = []  # get what the look under way finds
         self._check_at = float("inf")  # when to look at the kernel again after a foreign commit
         self._suspicions = 0
         self._listener = _listen(arguments.socket)
@@ -134,14 +135,15 @@ class Enforcer:
             self._alarm.ring("renewals-stopped", text, devices=devices)
         if now >= self._told_at:
             self._flush_told()
-        if now >= self._check_at and not self._survey.running:
-            self._look()
         if (result := self._survey.result()) is not None:
             self._judge(result)
+        if (now >= self._check_at or self._asked) and not self._survey.running:
+            self._look()
         self._alarm.repeat(now)
 
     def _look(self) -> None:
         self._check_at = float("inf")
+        self._dumps, self._asked = self._asked, []
         self._book.touched.clear()
         self._survey.begin()
 
@@ -185,7 +187,7 @@ class Enforcer:
             self._send(peer, _refusal(str(e), "speak the four verbs; the connection is closed"))
 
     def _answer(self, peer: Peer, request: Request) -> None:
-        if peer in self._dumps:
+        if peer in self._dumps or peer in self._asked:
             raise ViolationError("the answer to a dump is still under way on this connection")
         match request:
             case GrantRequest():
@@ -193,7 +195,7 @@ class Enforcer:
             case DropRequest():
                 self._send(peer, self._drop(request))
             case DumpRequest():
-                self._dumps.append(peer)
+                self._asked.append(peer)
                 if not self._survey.running:
                     self._look()
             case WatchRequest():
@@ -240,6 +242,7 @@ class Enforcer:
             peer.socket.close()
             self._peers.pop(descriptor, None)
         self._dumps = [other for other in self._dumps if other is not peer]
+        self._asked = [other for other in self._asked if other is not peer]
 
     def _tell(self, event: Event) -> None:
         for peer in [peer for peer in self._peers.values() if peer.watches]:

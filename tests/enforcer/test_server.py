@@ -320,6 +320,21 @@ async def test_client_grants_drops_and_dumps(rig: Bench) -> None:
         await client.close()
 
 
+async def test_a_dump_never_shows_what_was_before_it_was_asked_for(rig: Bench) -> None:
+    """A look that a confirmation or somebody else's dump has begun is not taken for an answer."""
+    client = EnforcerClient(rig.socket)
+    try:
+        for level in (1, 2, 3):
+            earlier = asyncio.create_task(client.dump())
+            await asyncio.sleep(0.15)  # its child has started, or listed already
+            await client.grant([lease(level)])
+            later = await client.dump()
+            assert {v["level"] for v in dict(later["leases"]).values()} == {level}  # type: ignore[call-overload]
+            assert (await earlier)["ok"] is True
+    finally:
+        await client.close()
+
+
 async def test_client_translates_refusal_and_absence(rig: Bench, tmp_path: Path) -> None:
     client = EnforcerClient(rig.socket)
     try:
