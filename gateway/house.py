@@ -218,10 +218,12 @@ class House:
             raise InputError("there is no such message any more", "load the page again")
 
 
-def glass_of(dump: Mapping[str, object], now_ms: int) -> Glass:
-    """The elements of the kernel's break-glass sets; the last of each is how many seconds it has left."""
+def glass_of(dump: Mapping[str, object], now_ms: int) -> Glass | None:
+    """The elements of the kernel's break-glass sets (the last of each: seconds left); None: the enforcer does not say."""
     sets = dump.get("glass")
-    found = [e for elements in sets.values() for e in elements if len(e) > 3] if isinstance(sets, Mapping) else []
+    if not isinstance(sets, Mapping):
+        return None
+    found = [e for elements in sets.values() for e in elements if len(e) > 3]
     return {tuple(e[:-1]): now_ms + 1000 * int(e[-1]) for e in found}
 
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import WardgateError
+from gateway.errors import UnavailableError, WardgateError
 from gateway.model.event import PartChanged
 from gateway.ports import EnforcerPort
 
@@ -69,7 +69,9 @@ class OwnAddress:
     async def _look(self, heard: Mapping[str, str]) -> str:
         """Who uses which of our addresses, in a sentence; empty: nobody. Raises UnavailableError."""
         met = (await self._enforcer.dump()).get("met")
-        rows = [(str(e[0]), str(e[1]), str(e[2])) for e in met if len(e) == 3] if isinstance(met, Sequence) else []
+        if not isinstance(met, Sequence):
+            raise UnavailableError("the enforcer does not say whom it refused", "update it: its version is not the daemon's")
+        rows = [(str(e[0]), str(e[1]), str(e[2])) for e in met if len(e) == 3]
         ours = await asyncio.to_thread(self._macs)
         found = sorted((a, f"{mac} behind {port}") for port, mac, a in rows if a in self._own and mac not in ours)
         if not found and len(rows) >= _FULL:

@@ -129,3 +129,18 @@ def test_our_macs_are_read_from_the_kernel(tmp_path: Path) -> None:
         (place / "address").write_text(text, encoding="latin-1")
     (tmp_path / "sys/class/net/gone").mkdir()
     assert macs_of(tmp_path) == {MAC}
+
+
+async def test_an_enforcer_that_does_not_say_whom_it_refused_ends_no_alarm() -> None:
+    kernel = Kernel()
+    kernel.met = [["p-3", MAC, OWN]]
+    async with running(kernel) as (part, told):
+        part.heard(denied())
+        await asyncio.sleep(0.15)
+        assert [t.up for t in told] == [False]
+        kernel.met = None  # type: ignore[assignment]
+        await asyncio.sleep(0.8)
+        assert [t.up for t in told] == [False]
+        kernel.met = []
+        await asyncio.sleep(0.8)
+        assert [t.up for t in told] == [False, True]

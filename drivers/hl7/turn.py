@@ -1,7 +1,7 @@
 """Messages that leave together, when this turn of the event loop is over.
 
 A turn takes in what all the links sent meanwhile; each write in between would wake its reader, which costs as much as judging a
-message: a fifth of what one takes end to end. Nothing waits longer than the turn. Refuses to know what is written.
+message: an eighth of what one takes end to end. Nothing waits longer than the turn. Refuses to know what is written.
 """
 
 from __future__ import annotations

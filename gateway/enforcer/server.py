@@ -289,14 +289,10 @@ class Enforcer:
             event = "seen" if one.reason == "seen" else "denied"
             devices = [d for d in map(self._caps.device_of, (one.saddr, one.daddr)) if d]
             where = {"reason": one.reason, "link": one.link, "source": one.saddr, "destination": one.daddr}
-            what = {
-                "protocol": one.protocol,
-                "source_port": one.sport,
-                "port": one.dport,
-                "opens": one.opens,
-                "text": sentence(one),
-            }
-            self._tell({"event": event, "device": devices[0] if devices else "", "count": count, **where, **what})
+            what = {"protocol": one.protocol, "source_port": one.sport, "port": one.dport, "opens": one.opens}
+            self._tell(
+                {"event": event, "device": devices[0] if devices else "", "count": count, "text": sentence(one), **where, **what}
+            )
 
     def _committed(self) -> None:
         if any(pid != os.getpid() for pid in self._commits.read()):

@@ -83,11 +83,8 @@ class Database:
     async def _in_owner(self, work: Callable[[], T]) -> T:
         if self._closed:
             raise UnavailableError("the store is closed", "start wardgate again")
-        # By hand, not run_in_executor: two turns of the loop fewer a commit, and a cancelled caller leaves no failure unseen.
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._owner.submit(_answering, loop, done, work)
-        return await done
+        # Shielded: a cancelled caller must not leave a transaction that nobody waits for and that fails unseen.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._owner, work))
 
     # --- everything below runs in the owner thread ---
 
@@ -234,28 +231,6 @@ class Database:
         except OSError:
             return False
         return room.f_bavail * room.f_frsize < _MIN_FREE_BYTES or (room.f_files > 0 and room.f_favail == 0)
-
-
-def _answering(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], work: Callable[[], T]) -> None:
-    """In the owner thread: do it, and tell the loop. Nobody is told whose loop has ended."""
-    try:
-        tell = partial(_succeeded, done, work())
-    except BaseException as e:  # noqa: BLE001 - whatever it was, the caller gets it
-        tell = partial(_went_wrong, loop, done, e)
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(tell)
-
-
-def _succeeded(done: asyncio.Future[T], result: T) -> None:
-    if not done.done():
-        done.set_result(result)
-
-
-def _went_wrong(loop: asyncio.AbstractEventLoop, done: asyncio.Future[T], error: BaseException) -> None:
-    if not done.done():
-        done.set_exception(error)
-    else:
-        loop.call_exception_handler({"message": "a transaction failed that nobody waits for any more", "exception": error})
 
 
 def _primary(error: BaseException) -> int:

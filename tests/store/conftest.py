@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
+from gateway.store.audit import AuditLog
 from gateway.store.database import Database
+from gateway.store.history import History
 
 
 class HandClock:
@@ -37,4 +39,15 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     db = Database(tmp_path / "wardgate.sqlite")
     assert await db.open() == ""
     yield db
+    await db.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[tuple[AuditLog, History, Database]]:
+    """A record, the history that reads it, and their file."""
+    db = Database(tmp_path / "w.sqlite")
+    await db.open()
+    log = AuditLog(db)
+    yield log, History(db), db
+    await log.close()
     await db.close()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,16 +18,6 @@ from gateway.store.segments import Keeping
 
 T0 = Instant("boot-1", 10**12, 1_800_000_000 * NS_PER_S, TimeQuality.RTC)
 HOUR = 3600.0
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[tuple[AuditLog, History, Database]]:
-    db = Database(tmp_path / "w.sqlite")
-    await db.open()
-    log = AuditLog(db)
-    yield log, History(db), db
-    await log.close()
-    await db.close()
 
 
 def decided(at: Instant, level: int, device: str = "pump-1") -> tuple[Instant, Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,16 +53,6 @@ class Story:
         if chance < 0.14:
             return self.now, Record("alarm", device, f"{device}: alarm", (("level", 3), ("count", 5)))
         return self.now, Record("event", device, "EvidenceArrived", (("event", {"level": 1}),))
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[tuple[AuditLog, History, Database]]:
-    db = Database(tmp_path / "w.sqlite")
-    await db.open()
-    log = AuditLog(db)
-    yield log, History(db), db
-    await log.close()
-    await db.close()
 
 
 async def _answers(history: History, now: Instant) -> Answers:

@@ -18,6 +18,7 @@ from gateway.model.certificate import CertificateId
 from gateway.model.event import PartChanged
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Observation
+from gateway.store.audit import AuditLog
 from gateway.store.database import Database
 from gateway.store.outbox import Outbox
 from gateway.uplink.sender import Sender
@@ -119,3 +120,15 @@ async def listening(ca: Path, port: int, *, acknowledge: bool = False) -> AsyncI
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture
+async def audit(tmp_path: Path) -> AsyncIterator[AuditLog]:
+    """A record in a file of its own, with ``database`` beside it."""
+    database = Database(tmp_path / "w.sqlite")
+    await database.open()
+    made = AuditLog(database)
+    made.database = database  # type: ignore[attr-defined]
+    yield made
+    await made.close()
+    await database.close()

@@ -22,7 +22,6 @@ from gateway.model.effect import Record
 from gateway.model.event import PartChanged
 from gateway.model.view import EventView
 from gateway.store.audit import AuditLog
-from gateway.store.database import Database
 from gateway.store.positions import AuditSpool
 from gateway.uplink import syslog
 from gateway.uplink.rfc5424 import MESSAGE_MAX, Sender, frame, head_message, message
@@ -110,17 +109,6 @@ def keys(ca: Path) -> Path:
     issue(ca, ca, "syslog", names=("127.0.0.1", "siem.hospital"))
     issue(ca, ca, "elsewhere", names=("elsewhere.example",))
     return ca
-
-
-@pytest.fixture
-async def audit(tmp_path: Path) -> AsyncIterator[AuditLog]:
-    database = Database(tmp_path / "w.sqlite")
-    await database.open()
-    made = AuditLog(database)
-    made.database = database  # type: ignore[attr-defined]
-    yield made
-    await made.close()
-    await database.close()
 
 
 async def say(audit: AuditLog, first: int, last: int) -> None:

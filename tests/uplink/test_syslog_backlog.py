@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from gateway.machine_clock import MachineClock
 from gateway.model.effect import Record
 from gateway.store import audit as audit_log
 from gateway.store.audit import AuditLog, Keeping
-from gateway.store.database import Database
 from gateway.store.positions import AuditSpool
 from gateway.uplink import syslog
 from gateway.uplink.rfc5424 import Sender
@@ -24,17 +22,6 @@ from tests.uplink.test_syslog import Receiver, running, say, settings_for
 
 CLOCK = MachineClock()
 AGE_S = 3600
-
-
-@pytest.fixture
-async def audit(tmp_path: Path) -> AsyncIterator[AuditLog]:
-    database = Database(tmp_path / "w.sqlite")
-    await database.open()
-    made = AuditLog(database)
-    made.database = database  # type: ignore[attr-defined]
-    yield made
-    await made.close()
-    await database.close()
 
 
 async def an_hour_ago(audit: AuditLog, lines: int) -> None:
