@@ -7,8 +7,8 @@ tables 0008, 0155 and 0357.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from drivers.hl7.message import Message, parse
 from gateway.errors import MalformedError
@@ -31,8 +31,7 @@ class Verdict(Enum):
 _BY_CODE = {code: verdict for verdict in Verdict for code in verdict.value}
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """A receiver's acknowledgement: what it says, of which message, and its very bytes."""
 
     verdict: Verdict
@@ -48,13 +47,15 @@ def is_enhanced(message: Message) -> bool:
 
 def is_due(message: Message) -> bool:
     """Whether a receiver always answers at once, whatever it thinks: the sender waits for it."""
+    if len(message.msh) < 15:
+        return True  # original mode: the usual case
     commit, application = message.header(15), message.header(16)
     return not (commit or application) or commit == b"AL" or (commit in (b"", b"NE") and application == b"AL")
 
 
 def follows(message: Message) -> bool:
     """Whether an application acknowledgement may come after the commit acknowledgement."""
-    return message.header(15) in (b"AL", b"SU", b"ER") and message.header(16) not in (b"", b"NE")
+    return len(message.msh) > 15 and message.header(15) in (b"AL", b"SU", b"ER") and message.header(16) not in (b"", b"NE")
 
 
 def acknowledge(message: Message, verdict: Verdict, text: bytes, at: bytes, number: bytes, condition: bytes = b"") -> bytes | None:

@@ -18,6 +18,7 @@ from drivers.hl7.message import Message
 MAX_VALUE = 512  # bytes; a longer value is told by its SHA-256
 _JOINED_BY = b"~"
 _OBX_EQUIPMENT = 18
+_MOST = 23  # splits of a segment: what follows the last field that is read stays together
 _PRT = ((10, b""), (16, b"udi="), (19, b"lot="), (20, b"serial="), (22, b"type="))
 _SOFTWARE = (("software", 2), ("binary", 4))
 
@@ -26,16 +27,16 @@ def identity(message: Message) -> dict[str, bytes]:
     """What one message says of its sender; a name it says nothing about is left out."""
     f = message.field_separator
     found = {"application": message.msh[2], "facility": message.msh[3]}
-    lines = message.lines  # an OBX is counted and split from its end: quicker than as a whole, and there are some ten a message
-    equipment = {
-        line.rsplit(f, n - _OBX_EQUIPMENT + 1)[1] for line in lines if line[:3] == b"OBX" and (n := line.count(f)) >= _OBX_EQUIPMENT
-    }
-    for line in [line for line in lines if line[:1] != b"O"]:  # the other few
-        if line.startswith(b"PRT"):
-            parts = line.split(f, 23)
+    equipment: set[bytes] = set()
+    for line in message.lines:
+        parts = line.split(f, _MOST)
+        name = parts[0]
+        if name == b"OBX":
+            if len(parts) > _OBX_EQUIPMENT:
+                equipment.add(parts[_OBX_EQUIPMENT])
+        elif name == b"PRT":
             equipment.update(what + parts[n] for n, what in _PRT if len(parts) > n and parts[n])
-        elif line.startswith(b"SFT"):
-            parts = line.split(f, 5)
+        elif name == b"SFT":
             found |= {k: parts[i] for k, i in _SOFTWARE if len(parts) > i and parts[i]}
     equipment.discard(b"")
     if equipment:

@@ -15,7 +15,12 @@ from gateway.errors import MalformedError
 MAX_CONTROL_ID = 199  # MSH-10, v2.6
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
 _MSH_FIELDS = 25  # v2.6 ends with MSH-25; what follows is not looked at
-_FORBIDDEN = (b"\n", b"\0", b"\x0b", b"\x1c")  # a line feed hides segments from those who split at CR, the others end strings
+_LF, _NUL, _VT, _FS = _FORBIDDEN = (
+    0x0A,
+    0x00,
+    0x0B,
+    0x1C,
+)  # a line feed hides segments from those who split at CR, the others end strings
 _LATIN = (b"8859/1", b"8859/2", b"8859/3", b"8859/4", b"8859/5", b"8859/6", b"8859/7", b"8859/8", b"8859/9", b"8859/15")
 # MSH-18 -> codec. Only supersets of ASCII: in any other, a letter can look like a separator. Empty: the bytes are not judged.
 CODECS = {b"": "", b"ASCII": "ascii", b"UNICODE UTF-8": "utf-8"} | {n: f"iso{n.decode().replace('/', '-')}" for n in _LATIN}
@@ -62,8 +67,8 @@ class Message:
 def parse(raw: bytes) -> Message:
     """Check one message. Raises MalformedError with the first thing that is wrong."""
     message = parse_header(raw)
-    if b"\n" in raw or b"\0" in raw or b"\x0b" in raw or b"\x1c" in raw:
-        byte = next(b for b in _FORBIDDEN if b in raw)[0]
+    if _LF in raw or _NUL in raw or _VT in raw or _FS in raw:  # bytes in bytes would raise and catch an error each time
+        byte = next(b for b in _FORBIDDEN if b in raw)
         raise MalformedError(f"byte 0x{byte:02x} inside a message", "end segments with CR only")
     lines = raw.split(b"\r")
     if lines.pop():
@@ -72,7 +77,7 @@ def parse(raw: bytes) -> Message:
     wrong = _wrong_name(frozenset([line[:4] for line in lines]), message.field_separator)
     if wrong is not None:
         raise MalformedError(f"a segment called {wrong!r}", "a name is a capital letter and two capitals or digits")
-    if b"\rMSH" in raw:
+    if raw.find(b"\rMSH") >= 0:
         raise MalformedError("a second MSH in one message", "send each message in its own frame")
     if message.msh[8][:1] in (b"", message.component):
         raise MalformedError("no message type (MSH-9)", "say what it is")
@@ -92,7 +97,7 @@ def parse_header(raw: bytes) -> Message:
             "an MSH without its fields up to MSH-12, or with separators that are not distinct",
             "send MSH|^~\\&| and all mandatory fields",
         )
-    if not 0 < len(msh[9]) <= MAX_CONTROL_ID or b"\n" in first or b"\0" in first:
+    if not 0 < len(msh[9]) <= MAX_CONTROL_ID or _LF in first or _NUL in first:
         raise MalformedError("no usable control id (MSH-10)", f"give each message one, of 1 to {MAX_CONTROL_ID} bytes")
     return Message(raw, len(first), msh)
 
@@ -111,7 +116,7 @@ def _wrong_name(starts: frozenset[bytes], field_separator: bytes) -> bytes | Non
 
 
 def _check_characters(message: Message) -> None:
-    if message.header(18) in CODECS and message.raw.isascii():
+    if message.raw.isascii() and (len(message.msh) < 18 or message.msh[17] in CODECS):
         return
     codec = ""
     for i, name in enumerate(message.header(18).split(message.raw[5:6])):

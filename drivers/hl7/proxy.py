@@ -108,6 +108,7 @@ class ClientLink(asyncio.Protocol):
 
     def close(self) -> None:
         """Let it go; answers already written are still sent."""
+        self._services.turn.flush()
         self._shut()
         self._transport.close()
 
@@ -210,11 +211,15 @@ class ClientLink(asyncio.Protocol):
     def _answer(self, message: Message, verdict: Verdict, now: Instant, text: str = "", condition: bytes = b"") -> bytes | None:
         return acknowledge(message, verdict, text.encode("ascii", "replace"), stamp(now), b"WG%x" % now.utc_ns, condition)
 
-    def _finish(self, answer: bytes | None) -> None:
-        """The message is done with; the next one may come."""
+    def _finish(self, answer: bytes | None, turn: Turn | None = None) -> None:
+        """The message is done with; the next one may come. ``turn``: the answer leaves with what else this turn has."""
         self._busy, self._asked, self._deadline_s = False, None, _NEVER
         if self._open and answer:
-            self._transport.write(mllp.encode(answer))
+            if turn is not None:
+                turn.write(self._transport, mllp.encode(answer))
+            else:
+                self._services.turn.flush()
+                self._transport.write(mllp.encode(answer))
         self._work()
 
     def _note(self, code: str, text: str) -> None:
@@ -290,11 +295,11 @@ class ClientLink(asyncio.Protocol):
                 self._later.append(ack.control_id)
             if ack.verdict is Verdict.ACCEPT:
                 self._accepted(asked)
-            self._finish(raw)
+            self._finish(raw, self._services.turn)
         elif ack.control_id in self._later:
             self._later.remove(ack.control_id)
             self._owed.append(parse_header(raw).control_id)
-            self._transport.write(mllp.encode(raw))
+            self._services.turn.write(self._transport, mllp.encode(raw))
         elif up is not None:
             up.poison("the receiver answered something that was not asked")
 

@@ -9,6 +9,7 @@ import pytest
 
 from drivers.hl7 import mllp
 from drivers.hl7.ack import Verdict
+from drivers.hl7.message import parse
 from gateway.model.device import DeviceState
 from gateway.model.event import Behaviour, EvidenceArrived, EvidenceFailed, LinkChanged
 from gateway.model.evidence import ChannelKind, MediaType
@@ -160,6 +161,37 @@ async def test_many_messages_in_one_go_keep_their_order() -> None:
         for i in ids:
             assert b"|AA|" + i in await s.heard()
         assert [m.split(b"|")[9] for m in b.receiver.messages] == ids
+
+
+async def test_our_own_answer_does_not_overtake_the_receivers() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial()
+        assert b"|AA|M1" in await s.ask(oru())
+        s.send(oru(b"P1"), oru(b"X1").replace(b"|WARD3|", b"|WARD4|"), oru(b"P2"), b"MSH|^~\\&|broken\r")
+        assert b"|AA|P1" in await s.heard()
+        assert b"|AR|X1|" in await s.heard()
+        assert b"|AA|P2" in await s.heard(), "the connection is closed for what came next, not for what was answered"
+        assert await s.closed()
+
+
+async def test_a_commit_and_its_application_acknowledgement_in_one_go_keep_their_order() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial()
+
+        def both(raw: bytes) -> bytes:
+            commit = b.receiver.accept(raw)
+            assert commit is not None
+            number = parse(raw).control_id
+            later = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R%b|P|2.6|||NE|NE\rMSA|AA|%b\r" % (number, number)
+            return mllp.encode(commit) + mllp.encode(later)
+
+        b.receiver.answer = both
+        for i in range(20):
+            s.send(oru(b"E%02d" % i, msh=b"|||AL|AL"))
+            assert b"|CA|E%02d" % i in await s.heard()
+            assert b"|AA|E%02d" % i in await s.heard()
 
 
 async def test_a_stranger_gets_nothing() -> None:
