@@ -13,7 +13,8 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ from gateway.lifecycle import Lifecycle
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
 from gateway.meters import Meters
-from gateway.model.device import Bond, DeviceState
+from gateway.model.device import Bond, Device, DeviceState
 from gateway.model.effect import Record
 from gateway.model.event import Behaviour, Event, EvidenceFailed, PartChanged, ServiceWindow
 from gateway.model.evidence import MediaType
 from gateway.model.profile import References
+from gateway.newcomers import Newcomers
 from gateway.notify import Notify
 from gateway.only_one import only_one, refuse_half_restored
 from gateway.own_address import OwnAddress
@@ -73,6 +75,7 @@ from gateway.supervisor import Supervisor
 from gateway.uplink.rfc5424 import Sender
 from gateway.uplink.syslog import SyslogSender
 from gateway.way_out import WayOut
+from gateway.wiring_reader import hospital
 
 NONCE_SIZE = 32
 log = logging.getLogger("wardgate")
@@ -193,6 +196,7 @@ class App:
         )  # fmt: skip
         self.conductor.witness = house.witness
         self.own_address = OwnAddress(config.network.addresses, self.enforcer, self.tell)
+        self.newcomers = Newcomers(self._devices, partial(hospital, config), self.enforcer, self.conductor.emit)
         self.syslog = self._syslog()
         self.readings.copied = self.syslog.look if self.syslog else None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -303,6 +307,7 @@ class App:
         supervisor.keep("policy", self.drafts.watch)
         supervisor.keep("seen", self._keep_seen)
         supervisor.keep("own-address", self.own_address.run)
+        supervisor.keep("newcomers", self.newcomers.run)
         supervisor.keep("free-space", FreeSpace(self.config.gateway.state, self.tell).run)
         supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
@@ -366,7 +371,11 @@ class App:
             self._seen(event)
         elif kind == "denied":
             self.own_address.heard(event)
+            self.newcomers.heard(event)
             await self.conductor.emit(Behaviour(str(event["device"]), "denied", str(event["text"]), int(event["count"])))
+
+    def _devices(self) -> Sequence[Device]:
+        return [s.device for s in self.conductor.engine.standings.values()]
 
     def _seen(self, event: Mapping[str, Any]) -> None:
         s = self.conductor.engine.standings.get(str(event.get("device", "")))

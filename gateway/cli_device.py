@@ -65,7 +65,8 @@ class _Commands:
         lines: list[str] = []
         for f in rows:
             signal = "" if f["signal_dbm"] is None else f", {f['signal_dbm']} dBm"
-            lines.append(f"{f['bus']} {f['address']} {f['name']}{signal}, seen {f['seen_ms'] // 1000} s ago")
+            speaks = f", speaks as {', '.join(f['addresses'])}" if f["addresses"] else ""
+            lines.append(f"{f['bus']} {f['address']} {f['name']}{signal}{speaks}, seen {f['seen_ms'] // 1000} s ago")
             lines += [f"  {'may be' if s['fits'] else 'or'} {s['profile']}: {'; '.join(s['why'])}" for s in f["suggestions"]]
         self._t.say(o, rows, lines or ["nothing new was seen"])
         return 0

@@ -136,9 +136,9 @@ class Console:
             lease = self._grants.of(s.id).current(now)
             readings = tuple(self._readings.get(s.id, {}).values())
             devices.append(device_view(s, now, lease.until if lease.level else None, readings, self._sequences.get(s.id)))
-        known = {d.address for d in devices}
-        devices += [proposed_view(p, now) for a, p in engine.proposed.items() if a not in known]
-        return WardView(now.mono_ns // 1_000_000, self._gateway(devices), tuple(devices), self._feed)
+        gateway = self._gateway(devices)  # a stranger in radio range changes nothing that is said of the gateway
+        devices += [proposed_view(e, now) for e, _ in engine.found().values() if e.bus]
+        return WardView(now.mono_ns // 1_000_000, gateway, tuple(devices), self._feed)
 
     def _gateway(self, devices: Sequence[DeviceView]) -> GatewayView:
         now, g, waiting = self._clock.now(), self._config.gateway, self.policy.waiting()

@@ -18,7 +18,7 @@ from gateway.model.outbox import DeviceCounts
 from gateway.model.profile import Profile
 from gateway.model.sheet import EvidenceView, Examination, Found, LevelChange, LevelHistory, LevelStep, Sheet, Traffic
 from gateway.model.view import DeviceView, Outcome, WardView
-from gateway.picture import key_of
+from gateway.picture import bus_of, key_of, name_of
 from gateway.ports import HistoryPort
 from gateway.proposal import suggest
 from gateway.relying import examine
@@ -112,16 +112,14 @@ class Dossiers:
     def found(self) -> Sequence[Found]:
         """What was seen and not added, the most recently seen first, with the profiles that may fit."""
         engine = self._conductor.engine
-        known = {s.device.address for s in engine.standings.values()}
         now = self._clock.now().mono_ns
-        seen = [(engine.sighted[a], e) for a, e in engine.proposed.items() if a not in known]
-        rows = sorted(seen, key=lambda pair: pair[0].mono_ns, reverse=True)
+        rows = sorted(engine.found().values(), key=lambda pair: pair[1].mono_ns, reverse=True)
         return [
             Found(
-                key_of(e.address), e.bus.value, e.address, e.name[:80], e.hint[:200], e.signal_dbm, e.port, e.mac,
-                (now - at.mono_ns) // _MS, suggest(e, self._from.profiles),
+                key_of(e.address), bus_of(e), e.address, name_of(e), e.hint[:400], e.signal_dbm, e.port, e.mac,
+                (now - at.mono_ns) // _MS, suggest(e, self._from.profiles), e.addresses,
             )
-            for at, e in rows
+            for e, at in rows
         ]  # fmt: skip
 
     def profiles(self) -> Sequence[Profile]:

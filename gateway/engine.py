@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,7 @@ from gateway.model.profile import References
 from gateway.model.timing import Timing
 from gateway.policy.decide import decide, profile_digest, rules_for
 from gateway.repair import accept, close_service, countersign, open_service
+from gateway.sightings import Sightings
 from gateway.standing import Challenged, Standing, Veto
 from gateway.verifier.appraise import appraise
 
@@ -62,8 +63,7 @@ class Engine:
         self.standings: dict[str, Standing] = {}
         self.timing = Timing()
         self.parts: dict[str, tuple[bool, str]] = {}
-        self.proposed: dict[str, DeviceSeen] = {}
-        self.sighted: dict[str, Instant] = {}  # when each of them was last reported
+        self._sightings = Sightings()
         self.outcomes: Counter[tuple[str, str]] = Counter()  # evidence by class and by what came of it
         self.epoch = 0
         self._next_epoch: Instant | None = None
@@ -158,13 +158,18 @@ class Engine:
                 revoke(s, text, now, out)
 
     def _device_seen(self, event: DeviceSeen, now: Instant, out: Out) -> set[str]:
-        known = any(s.device.address == event.address for s in self.standings.values())
-        if not known and event.address in self.proposed:
-            self.proposed[event.address], self.sighted[event.address] = event, now
-        elif not known and len(self.proposed) < 256:
-            self.proposed[event.address], self.sighted[event.address] = event, now
-            out.append(Record("seen", "", f"a new {event.bus} device {event.address} ({event.name}) was seen; it gets nothing", ()))
+        if event.address not in self._known() and self._sightings.see(event, now):
+            what = f"{event.bus} device {event.address} ({event.name})" if event.bus else f"host {event.address} on {event.port}"
+            out.append(Record("seen", "", f"a new {what} was seen; it gets nothing", ()))
         return set()
+
+    def found(self) -> Mapping[str, tuple[DeviceSeen, Instant]]:
+        """What was seen and not added, by its address, and when."""
+        return self._sightings.without(self._known())
+
+    def _known(self) -> set[str]:
+        devices = [s.device for s in self.standings.values()]
+        return {d.address for d in devices} | {d.binding.mac for d in devices if d.binding}
 
     def _challenge_issued(self, event: ChallengeIssued, now: Instant, out: Out) -> set[str]:
         if s := self.standings.get(event.device_id):

@@ -51,8 +51,7 @@ def own(g: Own) -> Iterable[Family]:
 def ward(engine: Engine, held: Sequence[int], alarms: Sequence[Severity]) -> Iterable[Family]:
     """Devices, leases, evidence. ``held``: the level of each lease in force; ``alarms``: the severity of each that is raised."""
     found = Counter((s.device.state.value, int(s.level)) for s in engine.standings.values())
-    known = {s.device.address for s in engine.standings.values()}
-    found[DeviceState.PROPOSED.value, 0] += len(engine.proposed.keys() - known)
+    found[DeviceState.PROPOSED.value, 0] += len(engine.found())
     yield Family(
         "wardgate_devices", Kind.GAUGE, "Devices by state and level.",
         tuple(Sample(found[state.value, int(level)], (("state", state.value), ("level", str(int(level)))))

@@ -13,6 +13,7 @@ from gateway.model.event import DeviceSeen
 from gateway.model.instant import NS_PER_S, Instant
 from gateway.model.level import TrustLevel
 from gateway.model.observation import Reading
+from gateway.model.sheet import WIRED
 from gateway.model.view import DeviceView, FunctionView
 from gateway.policy.decide import would_cut
 from gateway.standing import Standing
@@ -56,9 +57,19 @@ def device_view(
 def proposed_view(seen: DeviceSeen, now: Instant) -> DeviceView:
     """A device that was seen and that nobody accepted: it gets nothing."""
     return DeviceView(
-        key_of(seen.address), seen.name[:80] or seen.address, seen.bus.value, "", seen.address, "proposed", 0, 0, "none",
+        key_of(seen.address), name_of(seen), bus_of(seen), "", seen.address, "proposed", 0, 0, "none",
         "seen, not accepted: it gets nothing", now.mono_ns // _MS, "unknown", None, None, None, None, None, (), (), (),
     )  # fmt: skip
+
+
+def name_of(seen: DeviceSeen) -> str:
+    """What people read for it: what it calls itself, or for a wired one, which says nothing, where it is."""
+    return seen.name[:80] or seen.address if seen.bus else f"Device on {seen.port}"
+
+
+def bus_of(seen: DeviceSeen) -> str:
+    """How it is reached; ``wired`` until a profile says more."""
+    return seen.bus.value if seen.bus else WIRED
 
 
 def key_of(address: str) -> str:

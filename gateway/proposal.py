@@ -25,6 +25,7 @@ _SERVICES = {  # what a driver's hint says, in words, and the characteristics by
     "heart-rate": ("a heart rate service", frozenset({"2A37"})),
     "pulse-oximeter": ("a pulse oximeter service", frozenset({"2A5E", "2A5F"})),
 }
+_BUSES = {Bus.BLE: "Bluetooth", Bus.MODBUS: "Modbus", Bus.HL7: "HL7"}
 _FITS = 2  # a service it offers, or its own name; that it can prove something speaks for any profile
 _KEY_BYTES = 32  # HKDF-SHA256's output for each use
 _MEASURED = (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC, EvidenceClass.BEACON)
@@ -64,7 +65,8 @@ def measured_target(profile: Profile) -> str:
 
 def suggest(seen: DeviceSeen, profiles: Mapping[str, Profile]) -> tuple[Suggestion, ...]:
     """The profiles of the device's bus, the best fit first, each with what speaks for it; what a device says proves nothing."""
-    rows = [(*_fit(seen, p), p) for p in profiles.values() if p.bus is seen.bus]
+    may = {seen.bus} if seen.bus else set(Bus) - {Bus.BLE}
+    rows = [(*_fit(seen, p), p) for p in profiles.values() if p.bus in may]
     rows.sort(key=lambda r: (-r[0], r[2].name))
     return tuple(_suggestion(p, score, why) for score, why, p in rows)
 
@@ -72,7 +74,7 @@ def suggest(seen: DeviceSeen, profiles: Mapping[str, Profile]) -> tuple[Suggesti
 def _suggestion(p: Profile, score: int, why: list[str]) -> Suggestion:
     measured = any(t.evidence_class in _MEASURED for t in p.targets)
     beacon_only = bool(p.targets) and all(t.evidence_class is EvidenceClass.BEACON for t in p.targets)
-    why = why or [f"it is for {p.bus} devices too; nothing else speaks for it"]
+    why = why or [f"it is for {_BUSES[p.bus]} devices; nothing else speaks for it"]
     return Suggestion(p.id, p.name, p.clinical_class, score >= _FITS, tuple(why), p.bus is Bus.BLE and not beacon_only, measured)
 
 
@@ -86,6 +88,14 @@ def _fit(seen: DeviceSeen, p: Profile) -> tuple[int, list[str]]:
         if used & characteristics:
             score += 4
             why.append(f"it offers {word}, which this profile reads")
+    opened = [f for function in p.functions for f in function.flows if f.from_device]
+    if called := sorted(hints & {f"{f.protocol} {f.peer} {f.port}" for f in opened}):
+        protocol, peer, port = called[0].split()
+        score += 4
+        why.append(f"it calls {peer} at {protocol} port {port}, as this profile lets it")
+    elif sought := sorted(hints & {f"arp {f.peer}" for f in opened}):
+        score += 4
+        why.append(f"it looks for {sought[0].removeprefix('arp ')}, which this profile lets it call")
     if "attestation" in hints and any(t.evidence_class in (EvidenceClass.ASYMMETRIC, EvidenceClass.SYMMETRIC) for t in p.targets):
         score += 1
         why.append("it can prove what it runs, as this profile asks")

@@ -38,10 +38,14 @@ def look(config: Config, refused: Sequence[Sequence[Any]] | None = None, root: P
         refused=_refused() if refused is None else [(str(e[0]), str(e[1]), str(e[2])) for e in refused if len(e) == 3],
         managers=managers(_ours(config, links), root),
     )
-    hospital = hospital_of(document, config.peers) | set(network.routers)
     own = frozenset(str(ip_address(a)) for a in network.addresses)
-    names = Names(network.ward, network.uplink, network.management, frozenset(hospital), own)
+    names = Names(network.ward, network.uplink, network.management, hospital(config, document), own)
     return describe(kernel, places_of(document), names)
+
+
+def hospital(config: Config, document: Mapping[str, Any] | None = None) -> frozenset[str]:
+    """Every address of the hospital's side that the configuration or the confirmed policy names."""
+    return hospital_of(confirmed(config) if document is None else document, config.peers) | set(config.network.routers)
 
 
 def confirmed(config: Config) -> dict[str, Any]:

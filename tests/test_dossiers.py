@@ -92,7 +92,7 @@ async def test_what_was_found_comes_newest_first_and_bounded(setting: Setting) -
     setting.ward.feed(DeviceSeen(Bus.BLE, "C0:00:00:00:00:01", "ours", "heart-rate", -50))
     first, second = setting.dossiers.found()
     assert (first.key, first.seen_ms, first.suggestions[0].profile) == ("new-c0-00-00-00-00-09", 0, "heart-rate-patch")
-    assert (second.seen_ms, len(second.name), len(second.hint)) == (5_000, 80, 200)
+    assert (second.seen_ms, len(second.name), len(second.hint)) == (5_000, 80, 400)
 
 
 async def test_asking_for_evidence_tells_what_came_and_what_did_not(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,12 +113,47 @@ def test_profiles_are_suggested_by_what_a_device_offers_before_what_it_calls_its
 
 def test_a_seen_device_is_reported_again_with_its_newest_signal(ward: Ward) -> None:
     ward.feed(DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "patch", "heart-rate", -80))
-    first = ward.engine.sighted["C0:00:00:00:00:09"]
+    _, first = ward.engine.found()["C0:00:00:00:00:09"]
     ward.now = ward.now.plus(600)
     effects = ward.feed(DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "patch", "heart-rate", -40))
     assert not any(isinstance(e, Record) for e in effects)  # told once
-    assert ward.engine.proposed["C0:00:00:00:00:09"].signal_dbm == -40
-    assert ward.engine.sighted["C0:00:00:00:00:09"].seconds_since(first) == 600
+    seen, at = ward.engine.found()["C0:00:00:00:00:09"]
+    assert (seen.signal_dbm, at.seconds_since(first)) == (-40, 600)
+
+
+def test_a_host_on_a_cable_may_have_any_wired_profile_and_its_calls_speak_for_one() -> None:
+    every = {p.id: p for p in map(profile, ("heart-rate-patch", "infusion-pump", "bedside-monitor"))}
+    call = next(f for function in every["bedside-monitor"].functions for f in function.flows if f.from_device)
+    seen = DeviceSeen(None, "02:00:00:00:00:19", "unnamed", f"udp 10.0.0.9 53, tcp {call.peer} {call.port}", port="p-3")
+    rows = suggest(seen, every)
+    assert [(r.profile, r.fits) for r in rows] == [("bedside-monitor", True), ("infusion-pump", False)]
+    assert rows[0].why == (f"it calls {call.peer} at tcp port {call.port}, as this profile lets it",)
+    looking = suggest(DeviceSeen(None, "02:00:00:00:00:19", "unnamed", f"arp 10.0.0.9, arp {call.peer}", port="p-3"), every)
+    assert (looking[0].profile, looking[0].fits) == ("bedside-monitor", True)
+    assert looking[0].why == (f"it looks for {call.peer}, which this profile lets it call",)
+    silent = suggest(DeviceSeen(None, "02:00:00:00:00:19", "unnamed", port="p-3"), every)
+    assert {(r.profile, r.fits) for r in silent} == {("bedside-monitor", False), ("infusion-pump", False)}
+
+
+def test_a_host_is_found_until_it_is_added_and_is_no_card_of_the_ward(ward: Ward) -> None:
+    pump = ward.engine.standings["pump-1"].device
+    assert pump.binding is not None
+    ward.feed(DeviceSeen(None, pump.binding.mac, "unnamed", port="p-9"))
+    effects = ward.feed(DeviceSeen(None, "02:00:00:00:00:19", "unnamed", port="p-3", addresses=("10.77.0.19",)))
+    assert [e.text for e in effects if isinstance(e, Record) and e.kind == "seen"] == [
+        "a new host 02:00:00:00:00:19 on p-3 was seen; it gets nothing"
+    ]
+    assert list(ward.engine.found()) == ["02:00:00:00:00:19"]
+
+
+def test_no_port_and_nobody_on_the_air_fills_the_list(ward: Ward) -> None:
+    for i in range(300):
+        ward.now = ward.now.plus(1)
+        ward.feed(DeviceSeen(None, f"02:00:00:00:{i >> 8:02x}:{i & 255:02x}", "unnamed", port="p-3"))
+    assert list(ward.engine.found()) == [f"02:00:00:00:{i >> 8:02x}:{i & 255:02x}" for i in range(300 - 16, 300)]
+    for i in range(300):
+        ward.feed(DeviceSeen(Bus.BLE, f"C0:00:00:00:{i >> 8:02X}:{i & 255:02X}", "x"))
+    assert len(ward.engine.found()) == 256
 
 
 def test_an_examination_names_the_step_that_fails() -> None:

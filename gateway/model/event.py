@@ -44,16 +44,18 @@ class Configured:
 class DeviceSeen:
     """A driver saw a device that nobody configured, or a known one again.
 
-    ``signal_dbm``: how strong it was heard; ``port`` and ``mac``: where a wired one speaks from. All of it are claims.
+    ``signal_dbm``: how strong it was heard; ``port`` and ``mac``: where a wired one speaks from, ``addresses``: as whom. All of it
+    are claims. ``bus`` None: wired; which bus it is on is not known before somebody chooses its profile.
     """
 
-    bus: Bus
+    bus: Bus | None
     address: str
     name: str
     hint: str = ""
     signal_dbm: int | None = None
     port: str = ""
     mac: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

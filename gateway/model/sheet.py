@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from gateway.model.instant import Instant
 from gateway.model.view import DeviceView
 
+WIRED = "wired"  # how a device is reached that is on a cable, while nobody has said more
+
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
@@ -171,7 +173,10 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A device that was seen and that nobody has added. ``name`` is what it calls itself: a claim, like its address."""
+    """A device that was seen and that nobody has added. ``name`` is what it calls itself: a claim, like its address.
+
+    ``bus`` ``wired``: a host on a port, whose ``address`` is its MAC and who used ``addresses``; its profile will say which bus.
+    """
 
     key: str
     bus: str
@@ -183,6 +188,7 @@ class Found:
     mac: str
     seen_ms: int
     suggestions: tuple[Suggestion, ...]
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

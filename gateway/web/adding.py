@@ -16,7 +16,7 @@ from gateway.errors import InputError, WardgateError
 from gateway.model.device import Bus
 from gateway.model.event import OperatorCommand
 from gateway.model.profile import Profile
-from gateway.model.sheet import Found, Sheet, Suggestion
+from gateway.model.sheet import WIRED, Found, Sheet, Suggestion
 from gateway.model.view import User
 from gateway.web import wording
 from gateway.web.access import check_csrf
@@ -132,7 +132,7 @@ async def add(request: web.Request) -> web.StreamResponse:
     check_csrf(request, given.get("csrf", ""))
     seen, choices = _looked_up(request)
     try:
-        command = _command(who.user, given, seen, choices)
+        command = _command(who.user, given, seen, choices, _buses(desk))
         outcome = await desk.console.command(command)
     except WardgateError as e:
         return _form(request, seen, choices, e, given)
@@ -169,7 +169,8 @@ def _form(
     if not given and seen is not None:
         values |= {
             "id": _free_id(desk, chosen),
-            "name": seen.name if seen.name != "unnamed" else "",
+            "name": seen.name if seen.name != "unnamed" and seen.bus != WIRED else "",
+            "address": next(iter(seen.addresses), ""),
             "port": seen.port,
             "mac": seen.mac,
         }
@@ -177,6 +178,7 @@ def _form(
         "add.html", visitor(request), here="/add", seen=seen, choices=choices, chosen=chosen, values=values, error=error,
         now_ms=desk.console.view().now_ms, bus=wording.BUS_WORDS.get(seen.bus, seen.bus) if seen else "",
         wired=seen is None or seen.bus != "ble", wireless=seen is None or seen.bus == "ble",
+        on_a_port=seen is not None and seen.bus == WIRED,
         steps=_steps(1, ("",) * len(STEPS)), most=_MOST,
     )  # fmt: skip
     return html(page, status_of(error) if error else 200)
@@ -189,7 +191,13 @@ def _free_id(desk: Desk, profile: str) -> str:
     return next(i for i in (f"{stem}-{n}" for n in range(1, len(taken) + 2)) if i not in taken)
 
 
-def _command(user: User, given: Mapping[str, str], seen: Found | None, choices: Sequence[Suggestion]) -> OperatorCommand:
+def _buses(desk: Desk) -> Mapping[str, str]:
+    return {p.id: p.bus.value for p in desk.console.dossiers.profiles()}
+
+
+def _command(
+    user: User, given: Mapping[str, str], seen: Found | None, choices: Sequence[Suggestion], buses: Mapping[str, str]
+) -> OperatorCommand:
     """The command that a filled-in form becomes. Raises InputError with what does not fit."""
     fields = {n: given.get(n, "").strip() for n in _MOST}
     for name, value in fields.items():
@@ -204,7 +212,9 @@ def _command(user: User, given: Mapping[str, str], seen: Found | None, choices: 
         raise InputError("no profile is chosen", "choose the one that fits the device")
     if fields["passkey"] and not _PASSKEY.fullmatch(fields["passkey"]):
         raise InputError("a passkey is six digits", "read it from the device’s label or display")
-    if seen is not None:
+    if seen is not None and seen.bus == WIRED:  # a MAC and a port; what it is and which address it keeps, a person says
+        fields["bus"] = buses[fields["profile"]]
+    elif seen is not None:
         fields |= {"bus": seen.bus, "address": seen.address}
     else:
         fields["bus"] = given.get("bus", "")

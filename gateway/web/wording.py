@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 LEVEL_WORDS = ("none", "limited", "standard", "full")
-BUS_WORDS = {"ble": "Bluetooth", "modbus": "Modbus", "hl7": "HL7"}
+BUS_WORDS = {"ble": "Bluetooth", "modbus": "Modbus", "hl7": "HL7", "wired": "cable"}
 PART_WORDS = {
     "tpm": "TPM",
     "bluetooth": "Bluetooth",

@@ -29,7 +29,7 @@ from gateway.model.sheet import (
     Traffic,
 )  # fmt: skip
 from gateway.model.view import Outcome
-from gateway.picture import key_of
+from gateway.picture import bus_of, key_of, name_of
 from gateway.proposal import suggest
 from gateway.relying import STEPS
 
@@ -153,15 +153,16 @@ class FakeDossiers:
         return [
             Found(
                 key_of(e.address),
-                e.bus.value,
+                bus_of(e),
                 e.address,
-                e.name,
+                name_of(e),
                 e.hint,
                 e.signal_dbm,
                 e.port,
                 e.mac,
                 8_000,
                 suggest(e, profiles()),
+                e.addresses,
             )
             for e in self.seen.values()
         ]

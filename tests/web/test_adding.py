@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +17,7 @@ from tests.web.browsing import CONTRAST, SMALL, WIDE, Opener, accessible, browse
 from tests.web.conftest import Door, Site
 
 PATCH = DeviceSeen(Bus.BLE, "C0:00:00:00:00:09", "Heart patch 7", "attestation, heart-rate", -48)
+HOST = DeviceSeen(None, "02:00:00:00:00:19", "unnamed", port="p-3", mac="02:00:00:00:00:19", addresses=("10.77.0.19", "fd00::19"))
 STRANGER = DeviceSeen(Bus.BLE, "C0:00:00:00:00:0A", "unnamed", "attestation", -88)
 ENDORSEMENT = json.dumps({"ueid": "01" * 33, "spki": "30" * 40, "implementation-id": "aa" * 32, "components": {"app": "bb" * 32}})
 GOOD = {"profile": "heart-rate-patch", "id": "heart-rate-patch-9", "name": "Patch, bed 9", "passkey": "012345"}
@@ -116,6 +118,32 @@ async def test_a_wired_device_is_added_by_its_port_and_addresses(door: Door) -> 
     assert door.console.commands[-1].argument("addresses") == "10.77.0.19,fd00::19"
 
 
+async def test_a_host_on_a_port_is_offered_and_a_person_says_what_it_is(door: Door) -> None:
+    key, silent = (
+        door.console.dossiers.see(HOST),
+        door.console.dossiers.see(replace(HOST, address="02:00:00:00:00:20", addresses=())),
+    )
+    bea = await door.as_("bea")
+    text = await (await bea.get("/add")).text()
+    for said in ("Device on p-3", "MAC address", "02:00:00:00:00:19", "10.77.0.19", "fd00::19", "cable, port p-3"):
+        assert said in text, said
+    form = await (await bea.get(f"/add/{key}")).text()
+    assert '<h1 class="title">Add the device on p-3</h1>' in form
+    assert "Infusion pump" in form and "heart-rate-patch" not in form
+    assert " checked" not in form
+    for value in ('name="address" required maxlength="45" value="10.77.0.19"', 'value="p-3"', 'value="02:00:00:00:00:19"'):
+        assert value in form, value
+    assert 'name="name" required maxlength="80" value=""' in form  # nobody is named after a port
+    assert "no address yet" in await (await bea.get(f"/add/{silent}")).text()
+    fields = {"profile": "infusion-pump", "id": "pump-9", "name": "Pump", "address": "10.77.0.19", "port": "p-3", "mac": HOST.mac}
+    assert (await _propose(bea, f"/add/{key}", {**fields, "profile": "heart-rate-patch"})).status == 400
+    assert (await _propose(bea, f"/add/{key}", {**fields, "bus": "ble"})).status == 303  # the profile says which bus
+    sent = dict(door.console.commands[-1].arguments)
+    assert sent | {"bus": "modbus", "address": "10.77.0.19", "addresses": "10.77.0.19", "port": "p-3", "mac": HOST.mac} == sent
+    found = (await (await bea.get("/api/v1/found")).json())["found"]
+    assert [f["addresses"] for f in found if f["bus"] == "wired"] == [["10.77.0.19", "fd00::19"], []]
+
+
 async def test_the_steps_say_where_a_device_is(door: Door) -> None:
     key = door.console.dossiers.see(PATCH)
     bea = await door.as_("bea")
@@ -189,8 +217,9 @@ async def test_from_found_to_enforced_without_javascript(site: Site, open_: Open
 async def test_accessible_in_both_palettes(site: Site, open_: Opener, shots: Path, scheme: str, width: int) -> None:
     key = site.console.dossiers.see(PATCH)
     site.console.dossiers.see(STRANGER)
+    host = site.console.dossiers.see(HOST)
     page = await open_("/add", who="admin-1", scheme=scheme, width=width, height=900)
-    for path, name in (("/add", "found"), (f"/add/{key}", "add"), ("/add/other", "other")):
+    for path, name in (("/add", "found"), (f"/add/{key}", "add"), (f"/add/{host}", "add-wired"), ("/add/other", "other")):
         await page.goto(site.url + path)
         await page.screenshot(path=shots / f"{name}-{scheme}.png", full_page=True)
         assert await accessible(page) == [], path
