@@ -23,7 +23,7 @@ from gateway.ports import EnforcerPort
 from gateway.sightings import MOST_OF_A_PORT
 
 _FORGOTTEN_S = 3600.0  # who was not heard for so long makes room for another
-_REST_S = 5.0  # the least between two questions
+_REST_S, _LONG_REST_S = 5.0, 20.0  # between two questions; it grows while those who speak are known already
 _AGAIN_S = 60.0  # how often one that still speaks is told again, so that the list says that it is there
 _CALLS = _ADDRESSES = 8  # of a host, that are remembered
 _HOSTS = 256  # whose calls are remembered between two looks
@@ -72,21 +72,22 @@ class Newcomers:
 
     async def run(self) -> None:
         """Look who it was, tell the new ones, rest."""
-        loop = asyncio.get_running_loop()
+        loop, rest_s = asyncio.get_running_loop(), _REST_S
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
-                await self._look(loop.time())
+                rest_s = _REST_S if await self._look(loop.time()) else min(_LONG_REST_S, 2 * rest_s)
             except WardgateError as e:
                 log.info("who is new on the ward cannot be asked: %s", e)
                 self._wake.set()
-            await asyncio.sleep(_REST_S)
+            await asyncio.sleep(rest_s)
 
-    async def _look(self, now_s: float) -> None:
+    async def _look(self, now_s: float) -> bool:
+        """Whether anybody was told."""
         met = (await self._enforcer.dump()).get("met")
         rows = [(str(e[0]), str(e[1]), str(e[2])) for e in met if len(e) == 3] if isinstance(met, Sequence) else []
-        calls, self._calls = self._calls, {}
+        (calls, self._calls), told = (self._calls, {}), False
         hospital, own = await asyncio.to_thread(lambda: (frozenset(self._hospital()), frozenset(self._macs())))
         for (port, mac), addresses in strangers(rows, self._devices(), hospital, own).items():
             host = self._host(port, mac, now_s)
@@ -96,8 +97,9 @@ class Newcomers:
                 host.calls |= dict.fromkeys(list(calls.get(address, ()))[: max(0, _CALLS - len(host.calls))])
             seen = DeviceSeen(None, mac, "unnamed", ", ".join(host.calls), port=port, mac=mac, addresses=addresses)
             if now_s - host.told_s >= _AGAIN_S or (addresses and not host.seen.addresses):
-                host.seen, host.told_s = seen, now_s
+                host.seen, host.told_s, told = seen, now_s, True
                 await self._tell(seen)
+        return told
 
     def _host(self, port: str, mac: str, now_s: float) -> _Host | None:
         """The one at this place; None: there is no room for another on this port."""

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import newcomers
-from gateway.errors import UnavailableError
 from gateway.model.device import Binding, Bus, Device, DeviceState
 from gateway.model.event import DeviceSeen
 from gateway.newcomers import Newcomers, strangers
 from gateway.sightings import MOST_OF_A_PORT
+from tests.fakes.met import Met
 
 PUMP = Device(
     "pump-1", "Pump", Bus.MODBUS, "pump", "10.77.0.11", DeviceState.ENFORCED, Binding("p-1", "02:00:00:00:00:01", ("10.77.0.11",))
@@ -24,22 +24,8 @@ PUMP = Device(
 NEW, OTHER, OWN, CENTRAL = "02:00:00:00:00:19", "02:00:00:00:00:20", "02:00:00:00:00:fe", "10.20.0.10"
 
 
-class Kernel:
-    """What the enforcer's dump shows; ``away``: it does not answer."""
-
-    def __init__(self) -> None:
-        self.met: list[list[str]] | None = []
-        self.asked, self.away = 0, False
-
-    async def dump(self) -> dict[str, object]:
-        self.asked += 1
-        if self.away:
-            raise UnavailableError("away", "start it")
-        return {"met": self.met}
-
-
 @asynccontextmanager
-async def running(kernel: Kernel) -> AsyncIterator[tuple[Newcomers, list[DeviceSeen]]]:
+async def running(kernel: Met) -> AsyncIterator[tuple[Newcomers, list[DeviceSeen]]]:
     told: list[DeviceSeen] = []
 
     async def tell(seen: DeviceSeen) -> None:
@@ -62,7 +48,7 @@ def denied(source: str = "10.77.0.19", reason: str = "unbound", **more: Any) -> 
 
 
 async def test_nothing_is_asked_while_nobody_new_speaks() -> None:
-    kernel = Kernel()
+    kernel = Met()
     async with running(kernel) as (part, told):
         for event in (denied(reason="level"), denied(reason="lateral"), {"event": "denied"}):
             part.heard(event)
@@ -71,7 +57,7 @@ async def test_nothing_is_asked_while_nobody_new_speaks() -> None:
 
 
 async def test_a_host_is_told_once_with_its_place_its_addresses_and_what_it_calls() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [
         ["p-3", NEW, "fe80::19"],
         ["p-3", NEW, "fd00::19"],
@@ -97,7 +83,7 @@ async def test_a_host_is_told_once_with_its_place_its_addresses_and_what_it_call
 async def test_one_without_an_address_is_told_again_when_it_has_one_and_later_that_it_is_still_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", NEW, "0.0.0.0"]]
     async with running(kernel) as (part, told):
         part.heard(denied("0.0.0.0"))
@@ -113,7 +99,7 @@ async def test_one_without_an_address_is_told_again_when_it_has_one_and_later_th
 
 
 async def test_an_enforcer_that_is_away_is_asked_again() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met, kernel.away = [["p-3", NEW, "10.77.0.19"]], True
     async with running(kernel) as (part, told):
         part.heard(denied())
@@ -129,7 +115,7 @@ async def test_an_enforcer_that_is_away_is_asked_again() -> None:
 
 
 async def test_made_up_macs_are_told_as_far_as_a_port_goes_and_another_port_is_not_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", f"02:00:00:01:{i >> 8:02x}:{i & 255:02x}", f"10.1.{i >> 8}.{i & 255}"] for i in range(1000)]
     async with running(kernel) as (part, told):
         for i in range(5_000):

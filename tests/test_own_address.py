@@ -11,29 +11,15 @@ from typing import Any
 import pytest
 
 from gateway import own_address
-from gateway.errors import UnavailableError
 from gateway.model.event import PartChanged
 from gateway.own_address import OwnAddress, macs_of
+from tests.fakes.met import Met
 
 OWN, MAC = "10.0.0.1", "02:00:00:00:00:66"
 
 
-class Kernel:
-    """What the enforcer's dump shows; ``away``: it does not answer."""
-
-    def __init__(self) -> None:
-        self.met: list[list[str]] = []
-        self.asked, self.away = 0, False
-
-    async def dump(self) -> dict[str, object]:
-        self.asked += 1
-        if self.away:
-            raise UnavailableError("away", "start it")
-        return {"met": self.met}
-
-
 @asynccontextmanager
-async def running(kernel: Kernel, own_macs: frozenset[str] = frozenset()) -> AsyncIterator[tuple[OwnAddress, list[PartChanged]]]:
+async def running(kernel: Met, own_macs: frozenset[str] = frozenset()) -> AsyncIterator[tuple[OwnAddress, list[PartChanged]]]:
     told: list[PartChanged] = []
     part = OwnAddress([OWN, "fd00:0::1"], kernel, told.append, lambda: own_macs)  # type: ignore[arg-type]
     task = asyncio.create_task(part.run())
@@ -53,7 +39,7 @@ def denied(source: str = OWN, reason: str = "unbound") -> dict[str, Any]:
 
 
 async def test_nothing_is_asked_while_nobody_does_it() -> None:
-    kernel = Kernel()
+    kernel = Met()
     async with running(kernel) as (part, told):
         for event in (denied("10.0.0.9"), denied(reason="level"), {"event": "denied"}, denied("")):
             part.heard(event)
@@ -63,7 +49,7 @@ async def test_nothing_is_asked_while_nobody_does_it() -> None:
 
 @pytest.mark.parametrize("address", [OWN, "fd00::1"])
 async def test_it_is_told_once_with_who_and_what_to_do_and_once_when_it_ends(address: str) -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-1", "02:00:00:00:00:01", "10.0.0.9"], ["p-3", MAC, address]]
     async with running(kernel) as (part, told):
         part.heard(denied(address))
@@ -82,7 +68,7 @@ async def test_it_is_told_once_with_who_and_what_to_do_and_once_when_it_ends(add
 
 
 async def test_a_flood_of_frames_costs_one_question_every_so_often() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", MAC, OWN]]
     async with running(kernel) as (part, told):
         for _ in range(100):
@@ -93,7 +79,7 @@ async def test_a_flood_of_frames_costs_one_question_every_so_often() -> None:
 
 
 async def test_our_own_frames_in_a_loop_are_no_other_station() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", MAC, OWN]]
     async with running(kernel, frozenset({MAC})) as (part, told):
         part.heard(denied())
@@ -102,7 +88,7 @@ async def test_our_own_frames_in_a_loop_are_no_other_station() -> None:
 
 
 async def test_who_hides_among_a_thousand_others_is_told_by_the_port() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}", "10.0.0.9"] for n in range(1024)]
     async with running(kernel) as (part, told):
         part.heard(denied())
@@ -111,7 +97,7 @@ async def test_who_hides_among_a_thousand_others_is_told_by_the_port() -> None:
 
 
 async def test_an_enforcer_that_is_away_is_asked_again() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.away, kernel.met = True, [["p-3", MAC, OWN]]
     async with running(kernel) as (part, told):
         part.heard(denied())
@@ -132,7 +118,7 @@ def test_our_macs_are_read_from_the_kernel(tmp_path: Path) -> None:
 
 
 async def test_an_enforcer_that_does_not_say_whom_it_refused_ends_no_alarm() -> None:
-    kernel = Kernel()
+    kernel = Met()
     kernel.met = [["p-3", MAC, OWN]]
     async with running(kernel) as (part, told):
         part.heard(denied())

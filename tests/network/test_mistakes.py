@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from gateway import own_address
 from gateway.config import read_config
 from gateway.enforcer.client import EnforcerClient
 from gateway.model.event import PartChanged
+from gateway.newcomers import Newcomers
 from gateway.own_address import OwnAddress
 from gateway.wiring import Finding, Kind, Wiring
 from gateway.wiring_reader import look, managers, rows
@@ -119,15 +120,7 @@ async def test_the_daemon_tells_of_it_by_real_frames_and_when_it_has_stopped(rig
     monkeypatch.setattr(own_address, "_REST_S", 0.1)
     client, told = EnforcerClient(rig.bench.socket), asyncio.Queue[PartChanged]()
     part = OwnAddress([GATE4, GATE6], client, told.put_nowait)
-
-    async def listen() -> None:
-        async for event in client.watch():
-            if event.get("event") == "denied":
-                part.heard(event)
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(listen()), group.create_task(part.run())]
-        await asyncio.sleep(0.3)
+    async with hearing(client, part):
         await asyncio.to_thread(announce, rig.bench.attacker, PUMP4)
         await asyncio.sleep(1.0)
         assert told.empty(), "another address is not ours"
@@ -137,6 +130,21 @@ async def test_the_daemon_tells_of_it_by_real_frames_and_when_it_has_stopped(rig
         assert first.detail.startswith(f"{GATE4} is this gateway's own, and {ATTACKER.mac} behind p-attack uses it too; give")
         rig.ward.nft("flush", "set", "bridge", "wardgate_l2", "met4")  # as two minutes after the last frame
         assert (await asyncio.wait_for(told.get(), 5)).up
+
+
+@asynccontextmanager
+async def hearing(client: EnforcerClient, part: OwnAddress | Newcomers) -> AsyncIterator[None]:
+    """The part runs, and hears what the enforcer denies."""
+
+    async def listen() -> None:
+        async for event in client.watch():
+            if event.get("event") == "denied":
+                part.heard(event)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(listen()), group.create_task(part.run())]
+        await asyncio.sleep(0.3)
+        yield
         for task in tasks:
             task.cancel()
     await client.close()

@@ -13,7 +13,7 @@ from gateway.model.event import DeviceSeen
 from gateway.newcomers import Newcomers
 from hil.network import ATTACKER, HOSPITAL4, PUMP, run
 from tests.enforcer.ward import PUMP4
-from tests.network.test_mistakes import announce, impostor, speak
+from tests.network.test_mistakes import announce, hearing, impostor, speak
 from tests.network.ward import Served
 
 MAC, ADDRESS = "02:99:00:00:00:42", "10.77.0.99"
@@ -29,15 +29,7 @@ async def test_a_host_on_a_free_port_is_found_by_real_frames_and_a_known_device_
     pump = Device("pump-1", "Pump", Bus.MODBUS, "pump", PUMP4, DeviceState.ENFORCED, Binding(PUMP.port, PUMP.mac, (PUMP4,)))
     client, told = EnforcerClient(rig.bench.socket), asyncio.Queue[DeviceSeen]()
     part = Newcomers(lambda: [pump], lambda: [HOSPITAL4], client, told.put)
-
-    async def listen() -> None:
-        async for event in client.watch():
-            if event.get("event") == "denied":
-                part.heard(event)
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(listen()), group.create_task(part.run())]
-        await asyncio.sleep(0.3)
+    async with hearing(client, part):
         await asyncio.to_thread(announce, rig.bench.attacker, PUMP4)  # the pump's address from elsewhere: a mistake, nobody new
         await asyncio.sleep(1.5)
         assert told.empty()
@@ -47,8 +39,5 @@ async def test_a_host_on_a_free_port_is_found_by_real_frames_and_a_known_device_
                 seen = await told.get()
         assert (seen.bus, seen.mac, seen.port, seen.addresses) == (None, MAC, ATTACKER.port, (ADDRESS,))
         assert "arp 10.77.0.200" in seen.hint.split(", ")
-        for task in tasks:
-            task.cancel()
-    await client.close()
     rig.ward.nft("flush", "set", "bridge", "wardgate_l2", "met4")
     run("ip", "-n", rig.ward.gateway, "neigh", "flush", "all")
