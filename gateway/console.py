@@ -35,7 +35,7 @@ from gateway.picture import device_view, explain, proposed_view
 from gateway.policy.compile import Serves, compile_document, document_id
 from gateway.policy.difference import difference
 from gateway.ports import AccountsPort, AuditPort, DossierPort, HoldingsPort, HousePort, PolicyPort
-from gateway.proposal import propose, without_secrets
+from gateway.proposal import propose, refuse_taken, without_secrets
 from gateway.repair import check_second_person, check_service
 
 _POLICY_VERBS = ("accept", "enforce", "observe", "suspend", "remove")  # they change what the kernel may let pass
@@ -353,6 +353,7 @@ class Console:
             return Outcome(True, "nothing to confirm")
         made = propose(command.device_id, a, self._profiles[a["profile"]], self._config.gateway.id)
         device = made.device
+        refuse_taken(device, [d for d in await self._inventory.devices() if d.state is not DeviceState.RETIRED])
         if made.shared:
             await self._keys.keep(device.id, made.shared)
         await self._inventory.save_device(device, made.passkey)

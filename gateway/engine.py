@@ -137,10 +137,11 @@ class Engine:
             s.device, s.profile, s.policy_id = device, profile, profile_digest(profile)
             s.references = references.get(device.id, References())
             fresh[device.id] = s
-            if not s.live:
-                revoke(s, f"{device.state}: nothing is allowed", now, out)
+        owned = {a for s in fresh.values() if s.live for a in s.device.ip_addresses}
+        for s in [s for s in fresh.values() if not s.live]:
+            revoke(s, f"{s.device.state}: nothing is allowed", now, out, owned)
         for gone in self.standings.keys() - fresh.keys():
-            revoke(self.standings[gone], "removed", now, out)
+            revoke(self.standings[gone], "removed", now, out, owned)
         self.standings = fresh
         self._resume(event, now, out)
         return set(fresh)

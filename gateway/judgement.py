@@ -6,6 +6,8 @@ time constants, leases of others and operators.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gateway.model.decision import Decision, Lease
 from gateway.model.device import DeviceState
 from gateway.model.effect import Adopt, Alarm, Effect, Grant, KeepVeto, Record, Send, Severity
@@ -89,8 +91,11 @@ def lift(s: Standing, media_type: str, now: Instant, dwell_s: float, out: Out) -
             clear_alarm(s, "bad-evidence", out)
 
 
-def revoke(s: Standing, reason: str, now: Instant, out: Out) -> None:
-    """Level 0 now, and a lease that says so, whether or not one was known to be held."""
+def revoke(s: Standing, reason: str, now: Instant, out: Out, others: Collection[str] = ()) -> None:
+    """Level 0 now, and a lease that says so, whether or not one was known to be held.
+
+    ``others``: addresses of devices that are served. A claim on one of them, by mistake or not, takes nothing from its owner.
+    """
     before, s.lease_until = s.level, None
     if before is not TrustLevel.NONE:
         s.since = now
@@ -99,7 +104,8 @@ def revoke(s: Standing, reason: str, now: Instant, out: Out) -> None:
     s.level, s.reason = TrustLevel.NONE, reason
     s.decision = decide(s.profile, s.device.state, s.level, reason, now, s.policy_id, s.id)
     rules = rules_for(s.profile, s.level, s.device.state)
-    out.append(Grant(Lease(s.id, s.device.ip_addresses, TrustLevel.NONE, now, rules), revocation=True))
+    addresses = tuple(a for a in s.device.ip_addresses if a not in others)
+    out.append(Grant(Lease(s.id, addresses, TrustLevel.NONE, now, rules), revocation=True))
 
 
 def raise_alarm(s: Standing, code: str, severity: Severity, text: str, out: Out) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,18 @@ def propose(device_id: str, a: Mapping[str, str], profile: Profile, gateway_id: 
         raise InputError(f"{device_id}: a wired device needs its port and its MAC address", "give --port and --mac")
     references, shared = read_endorsement(a.get("endorsement", ""), measured_target(profile), gateway_id)
     return Proposal(device, passkey, references, shared)
+
+
+def refuse_taken(device: Device, others: Collection[Device]) -> None:
+    """Raises InputError when an address or the MAC of a proposed device is another one's."""
+    for other in others:
+        taken = sorted({device.address, *device.ip_addresses} & {other.address, *other.ip_addresses})
+        if not taken and device.binding and other.binding and device.binding.mac == other.binding.mac:
+            taken = [device.binding.mac]
+        if taken:
+            raise InputError(
+                f"{taken[0]} belongs to {other.name} ({other.id})", f"look at the device's label, or remove {other.id} first"
+            )
 
 
 def measured_target(profile: Profile) -> str:

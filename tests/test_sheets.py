@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from gateway.errors import RefusedError
+from gateway.errors import InputError, RefusedError
 from gateway.model.decision import FunctionDecision
-from gateway.model.device import Bus, DeviceState
-from gateway.model.effect import Adopt, Record
+from gateway.model.device import Binding, Bus, Device, DeviceState
+from gateway.model.effect import Adopt, Grant, Record
 from gateway.model.event import DeviceSeen, OperatorCommand
 from gateway.model.instant import NS_PER_S
 from gateway.model.sheet import Sheet
 from gateway.picture import device_view
-from gateway.proposal import suggest
+from gateway.proposal import refuse_taken, suggest
 from gateway.relying import STEPS, examine
 from gateway.repair import check_second_person
 from gateway.sheets import evidence_since, sheet_of
@@ -187,3 +189,28 @@ def test_a_difference_that_is_no_longer_there_is_refused_before_it_is_recorded(w
         check_second_person(s, accept("0" * 64))
     with pytest.raises(RefusedError, match="opened this repair"):
         check_second_person(s, OperatorCommand("bea", "biomed", "accept", "pump-1"))
+
+
+def test_a_claim_on_anothers_address_takes_nothing_from_its_owner(ward: Ward) -> None:
+    ward.attest_all()
+    assert int(ward.engine.standings["pump-1"].level) >= 2
+    own = ward.devices
+    binding = Binding("p-9", "02:00:00:00:00:99", ("10.77.0.11", "10.77.0.99"))
+    claim = replace(own[0], id="pump-9", address="10.77.0.99", state=DeviceState.PROPOSED, binding=binding)
+    for devices in ((*own, claim), own):  # proposed, and removed again
+        ward.now = ward.now.plus(1)
+        effects = ward.feed(replace(ward.configured(), devices=devices))
+        leases = [e.lease for e in effects if isinstance(e, Grant) and e.lease.device_id == "pump-9"]
+        assert [lease.addresses for lease in leases] == [("10.77.0.99",)]
+        assert int(ward.engine.standings["pump-1"].level) >= 2
+
+
+def test_an_address_or_a_mac_belongs_to_one_device() -> None:
+    def wired(device_id: str, mac: str, *addresses: str) -> Device:
+        return Device(device_id, "Pump", Bus.MODBUS, "infusion-pump", addresses[0], binding=Binding("p-1", mac, addresses))
+
+    pump = wired("pump-1", "02:00:00:00:00:01", "10.77.0.11", "fd77::11")
+    refuse_taken(wired("pump-2", "02:00:00:00:00:02", "10.77.0.12"), [pump])
+    for other in (wired("x", "02:00:00:00:00:02", "10.77.0.12", "fd77::11"), wired("x", "02:00:00:00:00:01", "10.77.0.12")):
+        with pytest.raises(InputError, match=r"belongs to Pump \(pump-1\); look at the device's label"):
+            refuse_taken(other, [pump])

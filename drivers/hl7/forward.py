@@ -28,6 +28,7 @@ _LEVEL_S = 1.0
 _LOOK_S = 2.0  # how soon what a person sent again, and what an acknowledgement did not come for, is noticed
 _LATER = 64  # messages whose application acknowledgement may still come
 _APPLICATION_S = 30.0
+_ROOM_S = 0.02
 _SENT_S = 1.0  # a message that nobody acknowledges has arrived if the connection lives this long after it
 
 
@@ -51,6 +52,7 @@ class Forwarder:
         self._up: Upstream | None = None
         self._asked: Message | None = None
         self._answer: asyncio.Future[Ack] | None = None
+        self._leaving: bytes | None = None  # the control id of one that is on its way out and wants no answer at once
         self._later: OrderedDict[bytes, _Sent] = OrderedDict()
         self._losses: dict[int, int] = {}  # connections that ended right after a message that nobody acknowledges
         self._after = 0
@@ -100,8 +102,11 @@ class Forwarder:
             if not self._may_pass(message):
                 await asyncio.sleep(_LEVEL_S)
                 continue
+            if message.control_id in self._later or len(self._later) >= _LATER:
+                await self._room(message.control_id)
+                continue
             try:
-                ack = await self._ask(message)
+                ack = await self._ask(kept, message)
             except WardgateError as e:
                 self._failed(e)
                 await asyncio.sleep(retry_s)
@@ -132,7 +137,6 @@ class Forwarder:
     def _is_over(self, kept: Kept, message: Message, ack: Ack | None, *, last: bool) -> bool:
         """Whether there is nothing more to do for it now."""
         if ack is None:
-            self._remember(kept, message, committed=False)
             return True
         self._route.health.worked(self._loop.time())
         if ack.verdict is Verdict.ACCEPT:
@@ -166,16 +170,20 @@ class Forwarder:
         if committed:
             patience_s = _APPLICATION_S
         else:
-            patience_s = self._settings.answer_s if message.header(15) == b"ER" or follows(message) else _SENT_S
+            patience_s = self._settings.answer_s if message.header(15) in (b"ER", b"SU") or follows(message) else _SENT_S
         self._later[message.control_id] = _Sent(kept, message, committed, self._loop.time() + patience_s)
-        while len(self._later) > _LATER:
-            self._journal.settle(self._later.popitem(last=False)[1].kept.id)
+
+    async def _room(self, control_id: bytes) -> None:
+        """Wait until nothing of this name, and not too much, may still be refused: none is given up early."""
+        while control_id in self._later or len(self._later) >= _LATER:
+            await asyncio.sleep(_ROOM_S)
+            self._expire()
 
     def _expire(self) -> None:
         """What nobody refused in time has arrived."""
         now_s = self._loop.time()
         for control_id, sent in list(self._later.items()):
-            if now_s >= sent.until_s:
+            if now_s >= sent.until_s and control_id != self._leaving:
                 self._settle(control_id, sent)
 
     def _settle(self, control_id: bytes, sent: _Sent) -> None:
@@ -200,7 +208,7 @@ class Forwarder:
 
     # --- the receiver ---
 
-    async def _ask(self, message: Message) -> Ack | None:
+    async def _ask(self, kept: Kept, message: Message) -> Ack | None:
         """Send one message and wait for its answer; None when none is due. Raises WardgateError when there is no receiver."""
         s = self._settings
         if self._up is None or not self._up.open:
@@ -208,20 +216,28 @@ class Forwarder:
         up = self._up
         if up.ended is not None:  # as soon as it was there
             raise up.ended
-        if not is_due(message):
-            up.send(mllp.encode(message.raw))
-            return None
-        self._asked, self._answer = message, self._loop.create_future()
+        due = is_due(message)
+        if due:
+            self._asked, self._answer = message, self._loop.create_future()
+        else:
+            self._leaving = message.control_id
+            self._remember(kept, message, committed=False)
         up.send(mllp.encode(message.raw))
         try:
             async with asyncio.timeout(s.answer_s):
-                return await self._answer
+                if self._answer is not None:
+                    return await self._answer
+                await up.left()
         except TimeoutError:
             up.close()
             self._begin_anew()
-            raise UnavailableError(f"no answer in {s.answer_s:g} s", "look at the receiver") from None
+            what = f"no answer in {s.answer_s:g} s" if due else f"it took nothing for {s.answer_s:g} s"
+            raise UnavailableError(what, "look at the receiver") from None
         finally:
-            self._answer = None
+            self._answer, self._leaving = None, None
+        if (sent := self._later.get(message.control_id)) is not None and not sent.committed:
+            self._remember(kept, message, committed=False)  # its time counts from when it has left
+        return None
 
     def _heard(self, raw: bytes) -> None:
         answer, up = self._answer, self._up
@@ -250,6 +266,9 @@ class Forwarder:
         """The connection is gone. What was committed has arrived; what nobody acknowledges, and went just before, goes again."""
         self._expire()
         for control_id, sent in list(self._later.items()):
+            if control_id == self._leaving:
+                del self._later[control_id]  # who sends it tries again
+                continue
             losses = self._losses.get(sent.kept.id, 0) + 1
             if sent.committed or losses >= self._settings.tries:
                 self._settle(control_id, sent)

@@ -14,6 +14,7 @@ from gateway.errors import MalformedError
 
 MAX_CONTROL_ID = 199  # MSH-10, v2.6
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
+_USUAL_NAMES = 64  # kinds of segment in one message; what has more is not remembered: a sender chooses them
 _MSH_FIELDS = 25  # v2.6 ends with MSH-25; what follows is not looked at
 _LF, _NUL, _VT, _FS = _FORBIDDEN = (
     0x0A,
@@ -74,7 +75,9 @@ def parse(raw: bytes) -> Message:
     if lines.pop():
         raise MalformedError("a last segment without CR at its end", "end every segment with CR")
     message.lines = lines
-    wrong = _wrong_name(frozenset([line[:4] for line in lines]), message.field_separator)
+    starts = frozenset([line[:4] for line in lines])
+    look = _wrong_name if len(starts) <= _USUAL_NAMES else _wrong_name.__wrapped__
+    wrong = look(starts, message.field_separator)
     if wrong is not None:
         raise MalformedError(f"a segment called {wrong!r}", "a name is a capital letter and two capitals or digits")
     if raw.find(b"\rMSH") >= 0:
@@ -92,7 +95,7 @@ def parse_header(raw: bytes) -> Message:
     end = raw.find(b"\r")
     first = raw if end < 0 else raw[:end]
     msh = first.split(raw[3:4], _MSH_FIELDS) if len(raw) > 8 else []
-    if len(msh) < 12 or not _separate(raw[3:4] + msh[1]):
+    if len(msh) < 12 or len(msh[1]) > 5 or not _separate(raw[3:4] + msh[1]):
         raise MalformedError(
             "an MSH without its fields up to MSH-12, or with separators that are not distinct",
             "send MSH|^~\\&| and all mandatory fields",

@@ -28,6 +28,8 @@ _AHEAD_S = 5.0  # further ahead than this a time is wrong
 _NUMBER = re.compile(rb"[+-]?\d{1,12}(?:\.\d{1,12})?")
 _TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.(\d{1,4}))?)?([+-]\d{4})?")
 _DELETED = b'""'
+_USUAL_NAME = 512  # bytes; what is longer is not remembered: a sender chooses it
+_LONGEST_TIME = 24
 _WITH_READINGS = (b"OBX", b"OBR")
 _FIELDS = 15  # of an OBX or OBR, as far as it is looked at
 _NOTHING = [b""] * _FIELDS
@@ -78,7 +80,8 @@ def _reading(
     message: Message, parts: list[bytes], device_id: str, moment: tuple[Instant, TrustLevel | None], received: Instant
 ) -> Observation | None:
     c = message.component
-    code, unit = _named(parts[3], parts[6], c)
+    look = _named if len(parts[3]) + len(parts[6]) <= _USUAL_NAME else _named.__wrapped__
+    code, unit = look(parts[3], parts[6], c)
     value, absent = _value(parts[5], parts[2], c)
     if parts[8]:
         absent = vocabulary.absence([f.split(c, 1)[0] for f in parts[8].split(message.separators[2:3])]) or absent
@@ -112,9 +115,13 @@ def _value(field: bytes, kind: bytes, component: bytes) -> tuple[float | None, s
     return value, None
 
 
-@lru_cache(256)
 def _time(field: bytes) -> _Time | None:
     """A time to the minute or better."""
+    return _read_time(field) if len(field) <= _LONGEST_TIME else None
+
+
+@lru_cache(256)
+def _read_time(field: bytes) -> _Time | None:
     m = _TIME.fullmatch(field)
     if m is None:
         return None

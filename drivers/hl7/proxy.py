@@ -190,7 +190,7 @@ class ClientLink(asyncio.Protocol):
 
     def _accepted(self, message: Message) -> None:
         """A receiver has it, or will: what the device measured is known from now on."""
-        if self._route.from_device and _has_readings(message.msh[8], message.component):
+        if self._route.from_device and _has_readings(message.msh[8][:8], message.component):
             self._link.readings.take(message.raw, self._level, self._at, self._link.trusted_since)
 
     def _malformed(self, raw: bytes, error: MalformedError) -> None:
@@ -323,7 +323,7 @@ class ClientLink(asyncio.Protocol):
 
 @functools.lru_cache(64)
 def _has_readings(kind: bytes, component: bytes) -> bool:
-    """Whether the OBX of a message of this kind (MSH-9) are measurements of its sender."""
+    """Whether the OBX of a message of this kind (how MSH-9 begins) are measurements of its sender."""
     return kind.split(component)[:2] == [b"ORU", b"R01"]
 
 

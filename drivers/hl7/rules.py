@@ -12,6 +12,7 @@ from drivers.hl7.message import Message
 from gateway.model.level import TrustLevel
 from gateway.model.profile import Hl7Rule
 
+_USUAL = 512  # bytes of those fields together; what is longer is not kept
 _REMEMBERED = 64  # kinds of message whose answer is kept; a sender chooses the fields, so it is bounded
 
 
@@ -25,6 +26,8 @@ class Filter:
     def needs(self, message: Message) -> TrustLevel | None:
         """The lowest level at which a rule covers ``message``; None: no rule does."""
         key = (message.msh[2], message.msh[3], message.msh[8], message.component)
+        if sum(map(len, key)) > _USUAL:
+            return self._look(message)
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()

@@ -6,6 +6,10 @@ Refuses to know what answer belongs to what.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -15,6 +19,15 @@ from drivers.hl7.secure import Contexts
 from drivers.hl7.settings import Settings
 from drivers.hl7.turn import Turn
 from gateway.errors import MalformedError, UnavailableError, WardgateError
+
+_LOOK_S = 0.005
+_TIOCOUTQ = 0x5411  # tcp(7): SIOCOUTQ, bytes that the other end's TCP has not acknowledged
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _TIOCOUTQ, bytes(4)))[0])
+    return 0
 
 
 class Upstream(asyncio.Protocol):
@@ -35,6 +48,15 @@ class Upstream(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         """Write one frame."""
         self._turn.write(self._transport, frame)
+
+    async def left(self) -> None:
+        """Wait until the receiver's machine has taken all that was sent. Raises why the connection ended before."""
+        self._turn.flush()
+        sock = self._transport.get_extra_info("socket")
+        while self.open and (self._transport.get_write_buffer_size() or _unacknowledged(sock)):  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(_LOOK_S)
+        if self.ended is not None:
+            raise self.ended
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -82,9 +82,13 @@ class Ward:
 
     def configure(self, vetoes: Sequence[tuple[str, str, str]] = ()) -> list[Effect]:
         """Feed the configuration."""
+        return self.feed(self.configured(vetoes))
+
+    def configured(self, vetoes: Sequence[tuple[str, str, str]] = ()) -> Configured:
+        """The configuration."""
         refs = tuple((d.id, self.references(d.id)) for d in self.devices)
         names = ("infusion-pump", "heart-rate-patch")
-        return self.feed(Configured(tuple(profile(n) for n in names), self.devices, refs, self.timing, tuple(vetoes)))
+        return Configured(tuple(profile(n) for n in names), self.devices, refs, self.timing, tuple(vetoes))
 
     def feed(self, event: Event) -> list[Effect]:
         """One event now."""

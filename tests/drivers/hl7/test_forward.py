@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,3 +194,65 @@ async def test_a_receiver_that_is_gone_as_soon_as_it_was_there_costs_no_patience
         stored = await b.dial(RESULTS)
         assert b"|AA|" in await stored.ask(oru())
         await b.context.wait(RouteChanged, lambda e: e.function == "results" and not e.up)
+
+
+async def test_what_a_receiver_never_took_is_not_delivered_whatever_it_promises_to_acknowledge() -> None:
+    """SU: it acknowledges when it has it. It takes the connection, reads nothing, and is started again."""
+    async with Bench(answer_s=1.0).running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        assert b"|AA|" in await s.ask(oru())
+        await until(lambda: b.receiver.messages, "the receiver is there")
+        await b.receiver.stop()
+        with stalled(b.receiver.port):
+            big = oru(b"@@@@@", msh=b"|||SU|NE") + b"NTE|1||" + b"x" * 50_000 + b"\r"
+            for i in range(40):
+                assert b"|CA|N%04d" % i in await s.ask(big.replace(b"@@@@@", b"N%04d" % i))
+            await asyncio.sleep(2.5)
+        b.receiver.messages.clear()
+        await b.receiver.start()
+        await until(lambda: len({m.split(b"|")[9] for m in b.receiver.messages}) == 40, "each arrives", timeout_s=20)
+
+
+async def test_of_many_that_nobody_acknowledges_none_is_given_up_before_its_second_has_passed() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        assert b"|AA|" in await s.ask(oru())
+        await until(lambda: b.receiver.messages, "the receiver is there")
+        await b.receiver.stop()
+        with stalled(b.receiver.port):
+            s.send(*(oru(b"N%03d" % i, msh=b"|||NE|NE") for i in range(150)))
+            await until(lambda: len(b.context.journal.rows) == 151, "all are stored")
+            await asyncio.sleep(0.5)
+        b.receiver.messages.clear()
+        await b.receiver.start()
+        await until(lambda: len({m.split(b"|")[9] for m in b.receiver.messages}) == 150, "each arrives", timeout_s=20)
+
+
+async def test_two_senders_with_one_number_are_two_messages() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        first = oru(b"1", msh=b"|||NE|NE")
+        s.send(first, first.replace(b"|WARD3|", b"|WARD3^2|"))
+        await until(lambda: len(b.receiver.messages) == 2, "both arrive", timeout_s=10)
+        await until(lambda: all(r["state"] == "delivered" for r in b.context.journal.rows), "both are settled", timeout_s=10)
+        assert len(b.context.journal.rows) == 2
+
+
+@contextmanager
+def stalled(port: int) -> Iterator[None]:
+    """A receiver that takes connections and reads nothing, and ends them with a reset."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(5)
+        listening.setblocking(False)
+        yield
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken, _ = listening.accept()
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                taken.close()

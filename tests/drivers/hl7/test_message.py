@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drivers.hl7.ack import Verdict, acknowledge, is_ack, is_due, read_ack
 from drivers.hl7.fingerprint import MAX_VALUE, encode_fingerprint, identity
-from drivers.hl7.message import CODECS, key_of, parse, parse_header
+from drivers.hl7.message import CODECS, _separate, _wrong_name, key_of, parse, parse_header
 from drivers.hl7.rules import Filter
 from gateway.errors import MalformedError
 from gateway.model.level import TrustLevel
@@ -210,3 +210,20 @@ def test_a_resend_is_the_same_and_a_reused_number_is_not() -> None:
 def test_the_benchs_monitor_sends_ten_observations() -> None:
     m = parse(bench_oru(b"L1"))
     assert len(m.segments(b"OBX")) == 10 and identity(m)["equipment"] == EUI.replace(b"^^", b"0257470000000012^^", 1)
+
+
+def test_what_a_sender_chooses_at_length_is_not_remembered() -> None:
+    names = _wrong_name.cache_info().currsize
+    many = b"".join(b"%04d\r" % i for i in range(9000))
+    with pytest.raises(MalformedError, match="a segment called"):
+        parse(b"MSH|^~\\&|A|B|C|D|1||ORU^R01|M1|P|2.6\r" + many)
+    assert _wrong_name.cache_info().currsize == names
+    separators = _separate.cache_info().currsize
+    with pytest.raises(MalformedError, match="separators"):
+        parse(b"MSH|" + b"!" * 100_000 + b"|A|B|C|D|1||ORU^R01|M1|P|2.6\r")
+    assert _separate.cache_info().currsize == separators
+    chosen = Filter([Hl7Rule("A", "B", "ORU^R01", TrustLevel.STANDARD)])
+    usual = parse(b"MSH|^~\\&|A|B|C|D|1||ORU^R01|M1|P|2.6\r")
+    long = parse(b"MSH|^~\\&|A|B|C|D|1||ORU^R01^" + b"x" * 10_000 + b"|M1|P|2.6\r")
+    assert chosen.needs(usual) is chosen.needs(long) is TrustLevel.STANDARD
+    assert len(chosen._known) == 1
