@@ -46,7 +46,7 @@ from gateway.model.level import TrustLevel
 from gateway.model.profile import References
 from gateway.model.timing import Timing
 from gateway.policy.decide import decide, profile_digest, rules_for
-from gateway.repair import accept, close_service, countersign, open_service
+from gateway.repair import accept, break_glass, close_service, countersign, look_at_glass, open_service
 from gateway.sightings import Sightings
 from gateway.standing import Challenged, Standing, Veto
 from gateway.verifier.appraise import appraise
@@ -283,6 +283,8 @@ class Engine:
                 countersign(s, event.actor, out)
             case "service":
                 open_service(s, event, now, out)
+            case "break-glass":
+                break_glass(s, event, now, out)
             case "accept" if s.device.state is DeviceState.SERVICE:
                 accept(s, event, now, out)
             case "undo" if s.device.state is DeviceState.SERVICE:
@@ -295,6 +297,7 @@ class Engine:
         """Evidence → level → decision → lease → challenge → certificate, for one device at one moment."""
         if s.service and now.mono_ns >= s.service.until.mono_ns:
             close_service(s, "its time is over", now, out)
+        look_at_glass(s, now, out)
         if not s.live:
             return
         s.drop_stale_channel(now, self.timing.epoch_s)
@@ -365,6 +368,7 @@ class Engine:
             waits.append(falls_in_s + 0.001)
         if s.service:
             waits.append(s.service.until.seconds_since(now))
+        waits += [until.seconds_since(now) for until, _ in s.glass.values()]
         if s.link_up and s.link_since and now.seconds_since(s.link_since) < self.timing.epoch_s:
             waits.append(self.timing.epoch_s - now.seconds_since(s.link_since))
         at = now.mono_ns + round(max(min(waits), 0.005) * NS_PER_S)

@@ -65,6 +65,7 @@ class Standing:
     asked: dict[str, Instant] = field(default_factory=dict)
     vetoes: dict[str, Veto] = field(default_factory=dict)
     service: ServiceWindow | None = None
+    glass: dict[str, tuple[Instant, str]] = field(default_factory=dict)  # function opened whatever the level -> until when, by whom
     link_up: bool | None = None
     link_since: Instant | None = None
     lease_until: Instant | None = None

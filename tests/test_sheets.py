@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import InputError, RefusedError
 from gateway.model.decision import FunctionDecision
 from gateway.model.device import Binding, Bus, Device, DeviceState
-from gateway.model.effect import Adopt, Grant, Record
+from gateway.model.effect import Adopt, Alarm, Grant, Record, Severity
 from gateway.model.event import DeviceSeen, OperatorCommand
 from gateway.model.instant import NS_PER_S
 from gateway.model.sheet import Sheet
@@ -214,3 +214,16 @@ def test_an_address_or_a_mac_belongs_to_one_device() -> None:
     for other in (wired("x", "02:00:00:00:00:02", "10.77.0.12", "fd77::11"), wired("x", "02:00:00:00:00:01", "10.77.0.12")):
         with pytest.raises(InputError, match=r"belongs to Pump \(pump-1\); look at the device's label"):
             refuse_taken(other, [pump])
+
+
+def test_break_glass_rings_as_long_as_it_lasts_and_says_who_and_why(ward: Ward) -> None:
+    ward.attest_all()
+    arguments = (("function", "maintenance"), ("minutes", "2"), ("reason", "pump stuck"))
+    effects = ward.feed(OperatorCommand("nurse-1", "clinical", "break-glass", "pump-1", arguments))
+    text = "pump-1: maintenance is open by break-glass for 2 min: nurse-1: pump stuck"
+    assert [(e.severity, e.text) for e in effects if isinstance(e, Alarm)] == [(Severity.ALARM, text)]
+    assert text in [e.text for e in effects if isinstance(e, Record)]
+    assert ward.engine.standings["pump-1"].alarms["break-glass"] == text
+    assert not [e for e in ward.pass_time(119) if isinstance(e, Alarm) and e.code == "break-glass"]
+    ended = [e for e in ward.pass_time(2) if isinstance(e, Alarm) and e.code == "break-glass"]
+    assert [e.raised for e in ended] == [False]
