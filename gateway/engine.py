@@ -3,6 +3,7 @@
 The order of a decision is readable in ``Engine._settle``: verdict on evidence, level from trust, decision from policy,
 lease, challenge, certificate. Draws nothing at random, reads no clock, does no IO: the same (instant, event) pairs give
 the same decisions. Refuses to know how effects are carried out.
+A little over 400 lines: every event has its place here, and nothing else has.
 """
 
 from __future__ import annotations

@@ -10,31 +10,33 @@ from collections.abc import Collection, Mapping
 from gateway.model.event import DeviceSeen
 from gateway.model.instant import Instant
 
-MOST = 256
-MOST_OF_A_PORT = 16  # of a port of the ward: the one heard longest ago makes room
+MOST_ON_AIR = 256
+MOST_OF_A_PORT = 16  # of a port of the ward
 
 
 class Sightings:
-    """Newest sighting by address."""
+    """Newest sighting by address. Where there are too many, the one heard longest ago makes room."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[DeviceSeen, Instant]] = {}
 
     def see(self, event: DeviceSeen, now: Instant) -> bool:
-        """Take one in; True when it is new and there was room."""
-        new = event.address not in self._seen
-        if new and event.bus is None:
-            self._make_room(event.port)
-        if new and len(self._seen) >= MOST:
-            return False
+        """Take one in; True when it is new."""
+        known = self._seen.get(event.address)
+        if known is None or _place(known[0]) != _place(event):
+            self._make_room(event)
         self._seen[event.address] = event, now
-        return new
+        return known is None
 
     def without(self, known: Collection[str]) -> Mapping[str, tuple[DeviceSeen, Instant]]:
         """By address, what was seen last and when; but for ``known``."""
         return {a: row for a, row in self._seen.items() if a not in known}
 
-    def _make_room(self, port: str) -> None:
-        there = [a for a, (e, _) in self._seen.items() if e.bus is None and e.port == port]
-        if len(there) >= MOST_OF_A_PORT:
+    def _make_room(self, event: DeviceSeen) -> None:
+        there = [a for a, (e, _) in self._seen.items() if _place(e) == _place(event)]
+        if len(there) >= (MOST_ON_AIR if event.bus else MOST_OF_A_PORT):
             del self._seen[min(there, key=lambda a: self._seen[a][1].mono_ns)]
+
+
+def _place(event: DeviceSeen) -> str:
+    return "" if event.bus else event.port

@@ -46,7 +46,9 @@ def _summary(control: Control, offline: bool) -> Answer:
     word = {0: "all well", 10: "degraded", 11: "something is cut"}[code]
     lines = [f"{g['name']} ({g['id']}) {g['version']}: {word}; {g['mode']}; {g['certificates']} certificates, {g['quotes']} quotes"]
     lines += [f"  {'ok ' if p['ok'] else 'NO '} {p['name']}: {p['text']}" for p in g["parts"]]
-    lines += [f"  level {d['level']}/{d['needed']} {d['id']} ({d['state']}): {d['reason']}" for d in view["devices"]]
+    for d in view["devices"]:
+        lines.append(f"  level {d['level']}/{d['needed']} {d['id']} ({d['state']}): {d['reason']}")
+        lines += [f"    ALARM {text}" for text in d["alarms"]]
     document: dict[str, Any] = {"status": word, **view}
     if offline:
         document["offline"] = control.ask("GET", "/api/v1/offline")["deadlines"]

@@ -154,8 +154,16 @@ def test_no_port_and_nobody_on_the_air_fills_the_list(ward: Ward) -> None:
         ward.feed(DeviceSeen(None, f"02:00:00:00:{i >> 8:02x}:{i & 255:02x}", "unnamed", port="p-3"))
     assert list(ward.engine.found()) == [f"02:00:00:00:{i >> 8:02x}:{i & 255:02x}" for i in range(300 - 16, 300)]
     for i in range(300):
+        ward.now = ward.now.plus(1)
         ward.feed(DeviceSeen(Bus.BLE, f"C0:00:00:00:{i >> 8:02X}:{i & 255:02X}", "x"))
-    assert len(ward.engine.found()) == 256
+    assert len(ward.engine.found()) == 256 + 16
+    assert "C0:00:00:00:01:2B" in ward.engine.found(), "the newest is there"
+    ward.feed(DeviceSeen(None, "02:00:00:00:00:99", "unnamed", port="p-4"))
+    assert "02:00:00:00:00:99" in ward.engine.found(), "another port is not hurt"
+    for i in range(16):
+        ward.feed(DeviceSeen(None, f"02:00:00:00:09:{i:02x}", "unnamed", port="p-4"))
+        ward.feed(DeviceSeen(None, f"02:00:00:00:09:{i:02x}", "unnamed", port="p-3"))
+    assert sum(e.port == "p-3" for e, _ in ward.engine.found().values()) == 16
 
 
 def test_an_examination_names_the_step_that_fails() -> None:

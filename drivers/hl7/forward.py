@@ -282,4 +282,5 @@ class Forwarder:
 def _name(message: Message) -> str:
     """A message in words: its kind and its sender's number for it, nothing of a patient."""
     kind = "^".join(p.decode("ascii", "replace") for p in message.kind)[:20]
-    return f"{kind} {message.control_id.decode('ascii', 'replace')[:40]}"
+    text = f"{kind} {message.control_id.decode('ascii', 'replace')[:40]}"
+    return "".join(c if c.isprintable() else "?" for c in text)
