@@ -119,10 +119,14 @@ class DeviceLink:
         if not self.connections and self.up and self._linger is None:
             self._linger = self._loop.call_later(self._settings.linger_s, self._down)
 
-    def close(self) -> None:
-        """Let every connection go."""
+    def hang_up(self) -> None:
+        """Let every connection go; a device that does not dial again is told as gone in its time."""
         for connection in self.everyone():
             connection.close()
+
+    def close(self) -> None:
+        """Let every connection go, for good."""
+        self.hang_up()
         self._forget_timers()
 
     def everyone(self) -> list[Connection]:

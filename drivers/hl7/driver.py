@@ -158,7 +158,7 @@ class Hl7Driver:
     def _stays(self, link: DeviceLink, wanted: Assignment) -> None:
         observed, link.assignment = link.observed, wanted
         if observed is not link.observed:
-            link.close()  # they pass in another way from now on; a device dials again
+            link.hang_up()  # they pass in another way from now on; a device dials again
 
     def _let_go(self, link: DeviceLink) -> None:
         self._told.pop(link.device_id, None)

@@ -413,3 +413,12 @@ async def test_two_routes_of_one_device_do_not_mix() -> None:
         await results.ask(oru(b"R1"))
         assert len(b.context.journal.rows) == 1
         assert b.context.journal.rows[0]["route"] == "monitor-1/results/127.0.9.1:2576"
+
+
+async def test_a_device_that_does_not_come_back_after_enforce_is_gone() -> None:
+    async with Bench(linger_s=0.2).running(device(state=DeviceState.OBSERVING)) as b:
+        s = await b.dial()
+        s.send(oru())
+        assert (await b.context.wait(LinkChanged)).up
+        b.assign(device())
+        assert not (await b.context.wait(LinkChanged, lambda e: not e.up)).up
