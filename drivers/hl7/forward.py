@@ -102,8 +102,9 @@ class Forwarder:
             if not self._may_pass(message):
                 await asyncio.sleep(_LEVEL_S)
                 continue
-            if message.control_id in self._later or len(self._later) >= _LATER:
-                await self._room(message.control_id)
+            if self._is_crowded(message.control_id):
+                await asyncio.sleep(_ROOM_S)
+                self._expire()
                 continue
             try:
                 ack = await self._ask(kept, message)
@@ -172,12 +173,16 @@ class Forwarder:
         else:
             patience_s = self._settings.answer_s if message.header(15) in (b"ER", b"SU") or follows(message) else _SENT_S
         self._later[message.control_id] = _Sent(kept, message, committed, self._loop.time() + patience_s)
+        for control_id in [i for i, sent in self._later.items() if sent.committed][:-_LATER]:
+            self._settle(control_id, self._later[control_id])
 
-    async def _room(self, control_id: bytes) -> None:
-        """Wait until nothing of this name, and not too much, may still be refused: none is given up early."""
-        while control_id in self._later or len(self._later) >= _LATER:
-            await asyncio.sleep(_ROOM_S)
-            self._expire()
+    def _is_crowded(self, control_id: bytes) -> bool:
+        """Whether one of this name, or too many, may still be lost: none is given up early. What is committed has arrived."""
+        same = self._later.get(control_id)
+        if same is not None and same.committed:
+            self._settle(control_id, same)
+            same = None
+        return same is not None or sum(not sent.committed for sent in self._later.values()) >= _LATER
 
     def _expire(self) -> None:
         """What nobody refused in time has arrived."""

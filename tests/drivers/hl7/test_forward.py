@@ -241,6 +241,17 @@ async def test_two_senders_with_one_number_are_two_messages() -> None:
         assert len(b.context.journal.rows) == 2
 
 
+async def test_a_receiver_that_commits_and_says_no_more_holds_nothing_up() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial(RESULTS)
+        s.send(*(oru(b"C%03d" % i, msh=b"|||AL|AL") for i in range(200)))
+        await until(
+            lambda: len(b.receiver.messages) == 200, "all arrive, though no application acknowledgement comes", timeout_s=15
+        )
+        await until(lambda: states(b).count("delivered") >= 200 - 64, "the oldest are settled", timeout_s=10)
+
+
 @contextmanager
 def stalled(port: int) -> Iterator[None]:
     """A receiver that takes connections and reads nothing, and ends them with a reset."""
