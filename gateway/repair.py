@@ -100,8 +100,8 @@ def with_state(s: Standing, state: DeviceState) -> Device:
 
 def break_glass(s: Standing, event: OperatorCommand, now: Instant, out: Out) -> None:
     """The kernel lets a function pass, whatever the level, for as many minutes: told for as long as that is so."""
-    minutes = float(event.argument("minutes", "0"))
-    text = f"{event.argument('function')} is open by break-glass for {minutes:g} min: {event.actor}: {event.argument('reason')}"
+    minutes = int(float(event.argument("minutes", "0")))  # whole ones, as the kernel was told
+    text = f"{event.argument('function')} is open by break-glass for {minutes} min: {event.actor}: {event.argument('reason')}"
     s.glass[event.argument("function")] = now.plus(60 * minutes), text
     out.append(Record("break-glass", s.id, f"{s.id}: {text}", (("actor", event.actor), ("severity", Severity.ALARM.value))))
     look_at_glass(s, now, out)

@@ -124,7 +124,7 @@ async def test_an_enforcer_that_does_not_say_whom_it_refused_ends_no_alarm() -> 
         part.heard(denied())
         await asyncio.sleep(0.15)
         assert [t.up for t in told] == [False]
-        kernel.met = None  # type: ignore[assignment]
+        kernel.met = None
         await asyncio.sleep(0.8)
         assert [t.up for t in told] == [False]
         kernel.met = []

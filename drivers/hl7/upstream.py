@@ -6,7 +6,6 @@ Refuses to know what answer belongs to what.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import socket
 import struct
@@ -25,9 +24,10 @@ _TIOCOUTQ = 0x5411  # tcp(7): SIOCOUTQ, bytes that the other end's TCP has not a
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    with contextlib.suppress(OSError, ValueError):
+    try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _TIOCOUTQ, bytes(4)))[0])
-    return 0
+    except (OSError, ValueError):
+        return 1  # nobody knows: not taken. That it is gone, connection_lost says
 
 
 class Upstream(asyncio.Protocol):

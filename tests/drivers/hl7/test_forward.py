@@ -17,7 +17,7 @@ from drivers.hl7 import mllp
 from drivers.hl7.ack import Verdict
 from gateway.errors import UnavailableError
 from gateway.model.event import Behaviour, RouteChanged
-from tests.drivers.hl7.ward import LIVE, RESULTS, Bench, oru
+from tests.drivers.hl7.ward import LIVE, RESULTS, Bench, Sender, oru
 from tests.fakes.context import until
 
 APPLICATION = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R77|P|2.6|||%b\rMSA|%b|M1\r"
@@ -196,14 +196,20 @@ async def test_a_receiver_that_is_gone_as_soon_as_it_was_there_costs_no_patience
         await b.context.wait(RouteChanged, lambda e: e.function == "results" and not e.up)
 
 
+async def left_alone(b: Bench) -> Sender:
+    """A sender whose first message has arrived, and whose receiver has then gone."""
+    b.grant(2)
+    s = await b.dial(RESULTS)
+    assert b"|AA|" in await s.ask(oru())
+    await until(lambda: b.receiver.messages, "the receiver is there")
+    await b.receiver.stop()
+    return s
+
+
 async def test_what_a_receiver_never_took_is_not_delivered_whatever_it_promises_to_acknowledge() -> None:
     """SU: it acknowledges when it has it. It takes the connection, reads nothing, and is started again."""
     async with Bench(answer_s=1.0).running() as b:
-        b.grant(2)
-        s = await b.dial(RESULTS)
-        assert b"|AA|" in await s.ask(oru())
-        await until(lambda: b.receiver.messages, "the receiver is there")
-        await b.receiver.stop()
+        s = await left_alone(b)
         with stalled(b.receiver.port):
             big = oru(b"@@@@@", msh=b"|||SU|NE") + b"NTE|1||" + b"x" * 50_000 + b"\r"
             for i in range(40):
@@ -216,11 +222,7 @@ async def test_what_a_receiver_never_took_is_not_delivered_whatever_it_promises_
 
 async def test_of_many_that_nobody_acknowledges_none_is_given_up_before_its_second_has_passed() -> None:
     async with Bench().running() as b:
-        b.grant(2)
-        s = await b.dial(RESULTS)
-        assert b"|AA|" in await s.ask(oru())
-        await until(lambda: b.receiver.messages, "the receiver is there")
-        await b.receiver.stop()
+        s = await left_alone(b)
         with stalled(b.receiver.port):
             s.send(*(oru(b"N%03d" % i, msh=b"|||NE|NE") for i in range(150)))
             await until(lambda: len(b.context.journal.rows) == 151, "all are stored")
