@@ -17,6 +17,7 @@ _WANTED_ON_SUCCESS = (b"AL", b"SU")
 _WANTED_ON_FAILURE = (b"AL", b"ER")
 DUPLICATE_KEY = b"205"  # table 0357
 _NOTHING = [b"", b""]
+_OF_AN_ACK = (b"MSH", b"SFT", b"MSA", b"ERR")
 _ERR_SINCE = b"2.5"  # ERR has its fields 3 to 8 from this version on
 
 
@@ -56,6 +57,12 @@ def is_due(message: Message) -> bool:
 def follows(message: Message) -> bool:
     """Whether an application acknowledgement may come after the commit acknowledgement."""
     return len(message.msh) > 15 and message.header(15) in (b"AL", b"SU", b"ER") and message.header(16) not in (b"", b"NE")
+
+
+def says_success(message: Message) -> bool:
+    """Whether a receiver that took a message of which no answer is due says so: its silence means that it did not."""
+    commit, application = message.header(15), message.header(16)
+    return commit == b"SU" or (commit in (b"", b"NE") and application == b"SU")
 
 
 def acknowledge(message: Message, verdict: Verdict, text: bytes, at: bytes, number: bytes, condition: bytes = b"") -> bytes | None:
@@ -109,4 +116,9 @@ def read_ack(raw: bytes) -> Ack:
 
 def is_ack(message: Message) -> bool:
     """Whether a message acknowledges another one: it has an MSA and is of type ACK."""
-    return message.kind[0] == b"ACK" and b"\rMSA" + message.field_separator in message.raw
+    return message.msh[8].startswith(b"ACK") and message.kind[0] == b"ACK" and b"\rMSA" + message.field_separator in message.raw
+
+
+def is_bare(message: Message) -> bool:
+    """Whether it says nothing but that it acknowledges: no segment beside those that an acknowledgement has."""
+    return all(line[:3] in _OF_AN_ACK for line in message.lines)

@@ -73,7 +73,7 @@ class DeviceLink:
         self._grant = context.grant(assignment.device.id)
         self._loop = asyncio.get_running_loop()
         self._known: Identity | None = None  # handed in as evidence since the link came up
-        self.trusted_since: Instant | None = None  # when it was first handed in since then
+        self.trusted_since: Instant | None = None  # when it was first handed in since then; None: nothing was
         self._last: Identity = {}
         self._last_at: Instant | None = None
         self._shown: dict[str, tuple[bytes, Instant]] = {}
@@ -128,6 +128,12 @@ class DeviceLink:
         """Let every connection go, for good."""
         self.hang_up()
         self._forget_timers()
+
+    def expect(self) -> None:
+        """It was connected a moment ago, under another profile: gone only if it does not dial again in its time."""
+        self.up = True
+        self._begin()
+        self._linger = self._loop.call_later(self._settings.linger_s, self._down)
 
     def everyone(self) -> list[Connection]:
         """Every connection, of the device and toward it."""
@@ -199,6 +205,10 @@ class DeviceLink:
                 connection.resume()
 
     # --- what may pass ---
+
+    def level(self, now: Instant) -> TrustLevel:
+        """Its level at the lease in force now."""
+        return self._grant.current(now).level
 
     def judge(self, function: Function, message: Message, now: Instant) -> Judgement:
         """Whether a message of this function's route may pass at the lease in force now."""

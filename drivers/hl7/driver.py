@@ -118,7 +118,12 @@ class Hl7Driver:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            for device_id in self._told.keys() - self._roster.links.keys():
+                if self._told.pop(device_id)[0]:
+                    await self._context.emit(LinkChanged(device_id, up=False, detail="it is not served any more"))
             for device_id, link in list(self._roster.links.items()):
+                if self._roster.links.get(device_id) is not link:
+                    continue  # let go while another was told
                 up, generation = self._told.get(device_id, (False, 0))
                 self._told[device_id] = (link.up, link.generation)
                 if link.up and (not up or link.generation != generation):
@@ -153,6 +158,8 @@ class Hl7Driver:
                 self._forwarders[route] = Forwarder(route, self._services)
                 tasks.append(group.create_task(self._forwarders[route].run(), name=f"hl7-{route.name}"))
         self._tasks[device_id] = tasks
+        if self._told.get(device_id, (False, 0))[0]:
+            link.expect()
         return link
 
     def _stays(self, link: DeviceLink, wanted: Assignment) -> None:
@@ -161,7 +168,9 @@ class Hl7Driver:
             link.hang_up()  # they pass in another way from now on; a device dials again
 
     def _let_go(self, link: DeviceLink) -> None:
-        self._told.pop(link.device_id, None)
+        if link.device_id in self._told:  # what the engine was told stands until it is told something else
+            self._told[link.device_id] = self._told[link.device_id][0], 0
+        self._changed.set()
         self._routes.remove(link)
         for task in self._tasks.pop(link.device_id):
             task.cancel()

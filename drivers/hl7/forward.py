@@ -13,9 +13,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from drivers.hl7 import mllp, secure
-from drivers.hl7.ack import Ack, Verdict, acknowledge, follows, is_due, is_enhanced, read_ack
+from drivers.hl7.ack import Ack, Verdict, acknowledge, follows, is_due, is_enhanced, read_ack, says_success
 from drivers.hl7.message import Message, parse
-from drivers.hl7.proxy import Services, stamp
+from drivers.hl7.proxy import APPLICATION_S, Services, stamp
 from drivers.hl7.route import Route
 from drivers.hl7.upstream import Upstream, connect
 from gateway.driver import Kept
@@ -27,7 +27,6 @@ _LONGEST_AGAIN_S = 30.0
 _LEVEL_S = 1.0
 _LOOK_S = 2.0  # how soon what a person sent again, and what an acknowledgement did not come for, is noticed
 _LATER = 64  # messages whose application acknowledgement may still come
-_APPLICATION_S = 30.0
 _ROOM_S = 0.02
 _SENT_S = 1.0  # a message that nobody acknowledges has arrived if the connection lives this long after it
 
@@ -107,7 +106,10 @@ class Forwarder:
                 self._expire()
                 continue
             try:
-                ack = await self._ask(kept, message)
+                up = await self._reach()
+                if not self._may_pass(message):
+                    continue  # it lost its level meanwhile
+                ack = await self._ask(up, kept, message)
             except WardgateError as e:
                 self._failed(e)
                 await asyncio.sleep(retry_s)
@@ -169,7 +171,7 @@ class Forwarder:
 
     def _remember(self, kept: Kept, message: Message, *, committed: bool) -> None:
         if committed:
-            patience_s = _APPLICATION_S
+            patience_s = APPLICATION_S
         else:
             patience_s = self._settings.answer_s if message.header(15) in (b"ER", b"SU") or follows(message) else _SENT_S
         self._later[message.control_id] = _Sent(kept, message, committed, self._loop.time() + patience_s)
@@ -185,11 +187,16 @@ class Forwarder:
         return same is not None or sum(not sent.committed for sent in self._later.values()) >= _LATER
 
     def _expire(self) -> None:
-        """What nobody refused in time has arrived."""
+        """What nobody refused in time has arrived; what its receiver would have said that it took, has not."""
         now_s = self._loop.time()
         for control_id, sent in list(self._later.items()):
-            if now_s >= sent.until_s and control_id != self._leaving:
+            if now_s < sent.until_s or control_id == self._leaving:
+                continue
+            if sent.committed or not says_success(sent.message):
+                self._route.health.worked(now_s)
                 self._settle(control_id, sent)
+            else:
+                self._again(control_id, sent, f"no acknowledgement in {self._settings.answer_s:g} s")
 
     def _settle(self, control_id: bytes, sent: _Sent) -> None:
         del self._later[control_id]
@@ -213,14 +220,18 @@ class Forwarder:
 
     # --- the receiver ---
 
-    async def _ask(self, kept: Kept, message: Message) -> Ack | None:
-        """Send one message and wait for its answer; None when none is due. Raises WardgateError when there is no receiver."""
-        s = self._settings
+    async def _reach(self) -> Upstream:
+        """The connection to the receiver. Raises WardgateError when there is none."""
         if self._up is None or not self._up.open:
-            self._up = await connect(self._route, self._services.tls, s, self._services.turn, self._heard, self._lost)
-        up = self._up
-        if up.ended is not None:  # as soon as it was there
-            raise up.ended
+            s = self._services
+            self._up = await connect(self._route, s.tls, self._settings, s.turn, self._heard, self._lost)
+        if self._up.ended is not None:  # as soon as it was there
+            raise self._up.ended
+        return self._up
+
+    async def _ask(self, up: Upstream, kept: Kept, message: Message) -> Ack | None:
+        """Send one message and wait for its answer; None when none is due. Raises WardgateError when the receiver is gone."""
+        s = self._settings
         due = is_due(message)
         if due:
             self._asked, self._answer = message, self._loop.create_future()
@@ -260,6 +271,11 @@ class Forwarder:
         else:
             up.poison("the receiver answered something that was not asked")
 
+    @property
+    def _was_read(self) -> bool:
+        """Whether all that had left was read before the connection ended: unread bytes would have broken it."""
+        return self._up is not None and self._up.in_order
+
     def _lost(self, why: WardgateError) -> None:
         if secure.lasting(why):
             self._failed(why)
@@ -274,14 +290,26 @@ class Forwarder:
             if control_id == self._leaving:
                 del self._later[control_id]  # who sends it tries again
                 continue
-            losses = self._losses.get(sent.kept.id, 0) + 1
-            if sent.committed or losses >= self._settings.tries:
+            if sent.committed:
                 self._settle(control_id, sent)
             else:
-                del self._later[control_id]
-                self._losses[sent.kept.id] = losses
-                self._after = min(self._after, sent.kept.id - 1)
-                self._new.set()
+                self._again(control_id, sent, "the connection ended right after it", read=self._was_read)
+
+    def _again(self, control_id: bytes, sent: _Sent, why: str, *, read: bool = False) -> None:
+        """It may not have arrived: it goes again, before what came after it; so many times, then it is kept aside. ``read``: the
+        receiver took it and closed the connection in order, as some do after each message; that many times is enough."""
+        losses = self._losses.get(sent.kept.id, 0) + 1
+        if losses >= self._settings.tries and read and not says_success(sent.message):
+            self._settle(control_id, sent)
+            return
+        del self._later[control_id]
+        if losses < self._settings.tries:
+            self._losses[sent.kept.id] = losses
+            self._after = min(self._after, sent.kept.id - 1)
+            self._new.set()
+        else:
+            self._losses.pop(sent.kept.id, None)
+            self._set_aside(sent.kept, "not-acknowledged", f"{_name(sent.message)} was sent {losses} times: {why}")
 
 
 def _name(message: Message) -> str:

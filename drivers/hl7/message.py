@@ -13,6 +13,7 @@ from hashlib import sha256
 from gateway.errors import MalformedError
 
 MAX_CONTROL_ID = 199  # MSH-10, v2.6
+MAX_SEGMENTS = 10_000  # of one message; a monitor with every module sends a few hundred
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
 _USUAL_NAMES = 64  # kinds of segment in one message; what has more is not remembered: a sender chooses them
 _MSH_FIELDS = 25  # v2.6 ends with MSH-25; what follows is not looked at
@@ -71,6 +72,8 @@ def parse(raw: bytes) -> Message:
     if _LF in raw or _NUL in raw or _VT in raw or _FS in raw:  # bytes in bytes would raise and catch an error each time
         byte = next(b for b in _FORBIDDEN if b in raw)
         raise MalformedError(f"byte 0x{byte:02x} inside a message", "end segments with CR only")
+    if raw.count(b"\r") > MAX_SEGMENTS:
+        raise MalformedError(f"more than {MAX_SEGMENTS} segments in one message", "send it in parts")
     lines = raw.split(b"\r")
     if lines.pop():
         raise MalformedError("a last segment without CR at its end", "end every segment with CR")

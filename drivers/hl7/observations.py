@@ -37,10 +37,16 @@ _NOTHING = [b""] * _FIELDS
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What was read, and how many numbers had a code, a unit or a form that is not known."""
+    """What was read, how many numbers had a code, a unit or a form that is not known, and whether there were too many of both."""
 
     observations: Sequence[Observation]
     unknown: int
+    too_many: bool = False
+
+    @property
+    def number(self) -> int:
+        """How many were looked at: that is what takes time."""
+        return len(self.observations) + self.unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,9 @@ def decode(message: Message, device_id: str, level: TrustLevel | None, received:
         parts += _NOTHING[len(parts) :]
         if parts[0] == b"OBR":
             ordered = parts[7]
-        elif parts[2] in (b"NM", b"SN") and parts[11] not in vocabulary.NO_READING and len(found) < MAX_READINGS:
+        elif parts[2] in (b"NM", b"SN") and parts[11] not in vocabulary.NO_READING:
+            if len(found) + unknown >= MAX_READINGS:
+                return Decoded(found, unknown, too_many=True)
             when = parts[14] or ordered
             if when not in moments:
                 at = _moment(_time(when), sent, received)

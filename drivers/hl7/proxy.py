@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from drivers.hl7 import mllp, secure
-from drivers.hl7.ack import DUPLICATE_KEY, Verdict, acknowledge, follows, is_ack, is_due, read_ack
+from drivers.hl7.ack import DUPLICATE_KEY, Verdict, acknowledge, follows, is_ack, is_bare, is_due, read_ack
+from drivers.hl7.expected import Expected
 from drivers.hl7.fingerprint import identity
 from drivers.hl7.message import Message, key_of, parse, parse_header
 from drivers.hl7.route import Route
@@ -35,7 +36,8 @@ MAX_QUEUED = 256 * 1024  # bytes of those; a device of 16 connections holds no m
 PARTIAL_S = 10.0  # a message that began must be whole by then
 _SEND_BUFFER = 64 * 1024  # bytes of answers the kernel holds for a sender that does not read
 _NEVER = float("inf")
-_LATER = 16  # application acknowledgements that may still come, in enhanced mode
+_OWED = 16  # application acknowledgements that the device may acknowledge, in enhanced mode
+APPLICATION_S = 30.0  # how long one of those may come
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,9 @@ class ClientLink(asyncio.Protocol):
         self._asked: Message | None = None  # with the receiver
         self._level, self._at = TrustLevel.NONE, services.clock.now()  # of the message under way, and when it came
         self._up: Upstream | None = None
-        self._later: deque[bytes] = deque(maxlen=_LATER)  # control ids whose application acknowledgement may come
-        self._owed: deque[bytes] = deque(maxlen=_LATER)  # application acknowledgements that the device may acknowledge
+        self._later = Expected()
+        self._owed: deque[bytes] = deque(maxlen=_OWED)
+        self._ended = False  # it sends no more
         self._deadline_s = self._partial_s = _NEVER
         self._queued = 0
         self._loop = asyncio.get_running_loop()
@@ -103,6 +106,12 @@ class ClientLink(asyncio.Protocol):
         self._congested = False
         self._work()
 
+    def eof_received(self) -> bool:
+        """It sends no more; what it sent is still answered, where a connection can be half closed (TLS ends as a whole)."""
+        self._ended = True
+        self._work()
+        return self._open and self._transport.get_extra_info("sslcontext") is None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._shut()
 
@@ -118,11 +127,16 @@ class ClientLink(asyncio.Protocol):
             self._queue.clear()
             self._held = self._asked = None
             if self._up is not None:
-                self._up.close()
+                self._up.finish()
             self._link.leave(self)
 
     def tick(self, now_s: float) -> None:
-        """What took too long: a half message closes; a held or an unanswered one is answered AE."""
+        """What took too long: a half message closes; a held or an unanswered one is answered AE; a receiver that takes nothing is
+        let go."""
+        up = self._up
+        if self._later.expire(now_s) and up is not None and up.full_since_s is None:
+            self._route.health.worked(now_s)
+        self._work()
         if now_s > self._partial_s:
             self._note("malformed", f"a sender left a message unfinished for {PARTIAL_S:g} s; its connection was closed")
             self.close()
@@ -130,8 +144,10 @@ class ClientLink(asyncio.Protocol):
             if self._held is not None:
                 held, self._held = self._held, None
                 self._refuse(held, Verdict.ERROR, "unattested", "a message from a sender that is not attested yet was not relayed")
-            elif self._up is not None:
-                self._up.poison(f"the receiver did not answer in {self._settings.answer_s:g} s")
+            elif up is not None:
+                up.poison(f"the receiver did not answer in {self._settings.answer_s:g} s")
+        elif up is not None and up.full_since_s is not None and now_s > up.full_since_s + self._settings.answer_s:
+            up.poison(f"the receiver took nothing for {self._settings.answer_s:g} s")
 
     # --- messages, one at a time ---
 
@@ -140,12 +156,14 @@ class ClientLink(asyncio.Protocol):
         if self._working:
             return
         self._working = True
-        while self._open and self._queue and not self._busy and not self._congested:
+        while self._open and self._queue and not self._busy and not self._is_full():
             self._busy = True
             raw = self._queue.popleft()
             self._queued -= len(raw)
             self._take(raw)
         self._working = False
+        if self._ended and self._open and not self._queue and not self._busy:
+            self.close()
         full = len(self._queue) >= MAX_PIPELINED or self._queued >= MAX_QUEUED
         if self._open and full is not self._paused:
             self._paused = full
@@ -156,6 +174,10 @@ class ClientLink(asyncio.Protocol):
                 self._partial_s = self._loop.time() + PARTIAL_S if self._decoder.partial else _NEVER
                 self._transport.resume_reading()
 
+    def _is_full(self) -> bool:
+        """Whether the sender does not read its answers, the receiver not its messages, or too much may still be acknowledged."""
+        return self._congested or self._later.full or (self._up is not None and self._up.full_since_s is not None)
+
     def _take(self, raw: bytes) -> None:
         try:
             message = parse(raw)
@@ -163,8 +185,8 @@ class ClientLink(asyncio.Protocol):
             self._malformed(raw, e)
             return
         now = self._services.clock.now()
-        if self._owed and is_ack(message):
-            self._pass_ack(message)
+        if is_ack(message):
+            self._pass_ack(message, now)
         elif self._route.from_device and not self._link.knows(identity(message), now):
             self._held, self._deadline_s = message, self._loop.time() + self._settings.hold_s
         else:
@@ -258,24 +280,36 @@ class ClientLink(asyncio.Protocol):
 
     async def _connect(self, message: Message) -> None:
         try:
-            up = await connect(self._route, self._services.tls, self._settings, self._services.turn, self._heard, self._lost)
+            s = self._services
+            up = await connect(self._route, s.tls, self._settings, s.turn, self._heard, self._lost, self._work)
         except WardgateError as e:
             self._lost(e)
             return
-        if not self._open:
-            up.close()
-            return
         if up.ended is not None:
             return  # as soon as it was there; the sender has heard of it
-        self._up = up
-        self._send(up, message)
+        if not self._open:
+            if not is_due(message) and self._still_passes(message):
+                up.send(mllp.encode(message.raw))  # nobody will send it again
+                self._accepted(message)
+            up.finish()
+        elif self._still_passes(message):
+            self._up = up
+            self._send(up, message)
+        else:
+            up.finish()
+            self._judge(message, self._services.clock.now())  # refused by what holds now
+
+    def _still_passes(self, message: Message) -> bool:
+        """What goes into a device needs its level at this moment; what came from one had it when it came."""
+        return self._route.from_device or self._link.judge(self._route.function, message, self._services.clock.now()).passes
 
     def _send(self, up: Upstream, message: Message) -> None:
         up.send(mllp.encode(message.raw))
+        until_s = self._loop.time() + self._settings.answer_s
         if is_due(message):
-            self._deadline_s = self._loop.time() + self._settings.answer_s
+            self._deadline_s = until_s
             return
-        self._later.append(message.control_id)
+        self._later.add(message.control_id, until_s, unsure=True)
         self._accepted(message)
         self._finish(None)
 
@@ -292,30 +326,44 @@ class ClientLink(asyncio.Protocol):
         if asked is not None and ack.control_id == asked.control_id:
             self._route.health.worked(self._loop.time())
             if follows(asked):
-                self._later.append(ack.control_id)
+                self._later.add(ack.control_id, self._loop.time() + APPLICATION_S, unsure=False)
             if ack.verdict is Verdict.ACCEPT:
                 self._accepted(asked)
             self._finish(raw, self._services.turn)
-        elif ack.control_id in self._later:
-            self._later.remove(ack.control_id)
+        elif self._later.take(ack.control_id):
+            self._route.health.worked(self._loop.time())
             self._owed.append(parse_header(raw).control_id)
             self._services.turn.write(self._transport, mllp.encode(raw))
+            self._work()
         elif up is not None:
             up.poison("the receiver answered something that was not asked")
 
     def _lost(self, why: WardgateError) -> None:
         """No receiver: the sender hears AE for what is under way, at once."""
-        self._up = None
+        unsure, self._up = self._later.unsure, None
         self._later.clear()
-        if self._asked is not None or secure.lasting(why):
+        if self._asked is not None or unsure or secure.lasting(why):
             self._route.health.failed(str(why), self._loop.time(), at_once=secure.lasting(why))
+        if unsure:
+            text = f"{unsure} messages of which no acknowledgement was due may not have arrived: {why.what}"
+            self._note("receiver-lost", text)
         if self._asked is not None:
             self._refuse(self._asked, Verdict.ERROR, "receiver-lost", f"not delivered: {why.what}")
+        self._work()
 
-    def _pass_ack(self, message: Message) -> None:
-        """The device acknowledges a receiver's application acknowledgement (enhanced mode)."""
+    def _pass_ack(self, message: Message, now: Instant) -> None:
+        """The device acknowledges a receiver's application acknowledgement (enhanced mode).
+
+        Nothing ever answers an acknowledgement. One that nobody waits for, that says anything else, or that comes while there is no
+        evidence or no level is dropped and told. Its MSH may be made from the receiver's: it says nothing new of the device.
+        """
         of = message.field(message.segments(b"MSA")[0], 2)
-        if of in self._owed and self._up is not None and self._up.open:
+        known = not self._route.from_device or self._link.trusted_since is not None
+        if of not in self._owed or self._up is None or not self._up.open:
+            self._note("unasked-acknowledgement", "an acknowledgement that nobody waits for was not relayed")
+        elif not known or self._link.level(now) is TrustLevel.NONE or not is_bare(message):
+            self._note("acknowledgement-refused", "an acknowledgement was not relayed: its sender's level, or what else it says")
+        else:
             self._owed.remove(of)
             self._up.send(mllp.encode(message.raw))
         self._finish(None)

@@ -11,7 +11,7 @@ from collections import deque
 
 from drivers.delivery import Delivery
 from drivers.hl7.message import key_of, parse
-from drivers.hl7.observations import decode
+from drivers.hl7.observations import MAX_READINGS, decode
 from gateway.driver import Context
 from gateway.errors import MalformedError
 from gateway.model.event import Behaviour
@@ -26,6 +26,7 @@ WARD_PER_S, WARD_BURST = (
     2_000.0,
     10_000.0,
 )  # of all devices: fifty monitors with forty each; a tenth of what the disk takes
+_BYTES_AS_ONE = 2_048  # of a message: what telling it from others and cutting it up takes, counted as readings
 _TURN_S, _PAUSE_S = 0.02, 0.1  # between two looks at what has come; when there is no budget left
 _REMEMBERED = 256  # messages that are known when they come again: their readings are not counted twice
 
@@ -93,19 +94,22 @@ class Readings(Delivery):
                 await self._tell_passed_over()
 
     def _decode(self, taken: _Taken) -> int:
-        """Returns how many readings it was."""
+        """Returns how many readings it was, those included that could not be read, and what its length comes to."""
         raw, level, received, trusted_since = taken
-        message = parse(raw)
+        message, length = parse(raw), len(raw) // _BYTES_AS_ONE
         key = key_of(message)
         if key in self._seen:
-            return 0
+            return length
         self._seen.append(key)
         found = decode(message, self._device_id, level, received, trusted_since)
         if found.unknown:
             what = f"{found.unknown} measurements whose code, unit or form is not known were not read"
             self.count_malformed(MalformedError(what, "they were relayed as they are"))
+        if found.too_many:
+            what = f"a message with more than {MAX_READINGS} measurements: the others were not read"
+            self.count_malformed(MalformedError(what, "it was relayed as it is"))
         self.put(found.observations)
-        return len(found.observations)
+        return found.number + length
 
     async def _tell_passed_over(self) -> None:
         count, self.passed_over = self.passed_over, 0

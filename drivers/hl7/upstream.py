@@ -19,6 +19,8 @@ from drivers.hl7.settings import Settings
 from drivers.hl7.turn import Turn
 from gateway.errors import MalformedError, UnavailableError, WardgateError
 
+Heard = Callable[[bytes], None]
+Lost = Callable[[WardgateError], None]
 _LOOK_S = 0.005
 _TIOCOUTQ = 0x5411  # tcp(7): SIOCOUTQ, bytes that the other end's TCP has not acknowledged
 
@@ -31,15 +33,18 @@ def _unacknowledged(sock: socket.socket) -> int:
 
 
 class Upstream(asyncio.Protocol):
-    """``heard`` gets every whole message, ``lost`` the reason when the connection ends by itself or out of step."""
+    """``heard`` gets every whole message, ``lost`` the reason when the connection ends by itself or out of step, ``room`` is called
+    when it takes more again."""
 
-    def __init__(
-        self, route: Route, max_message: int, turn: Turn, heard: Callable[[bytes], None], lost: Callable[[WardgateError], None]
-    ) -> None:
-        self._route, self._decoder, self._answered = route, mllp.Decoder(max_message), False
-        self._turn, self._heard, self._lost = turn, heard, lost
+    def __init__(self, route: Route, settings: Settings, turn: Turn, heard: Heard, lost: Lost, room: Callable[[], None]) -> None:
+        self._route, self._settings, self._decoder, self._answered = route, settings, mllp.Decoder(settings.max_message), False
+        self._turn, self._heard, self._lost, self._room = turn, heard, lost, room
         self._transport: asyncio.Transport
+        self._loop = asyncio.get_running_loop()
         self.open = False
+        self.in_order = False  # the receiver ended it, having read what was sent
+        self.ready = False  # whoever dialled knows of it
+        self.full_since_s: float | None = None  # what was sent has not left: nothing more should be
         self.ended: WardgateError | None = None  # the reason, once it ended by itself or out of step
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,7 +63,18 @@ class Upstream(asyncio.Protocol):
         if self.ended is not None:
             raise self.ended
 
+    def pause_writing(self) -> None:
+        self.full_since_s = self._loop.time()
+
+    def resume_writing(self) -> None:
+        self.full_since_s = None
+        if self.open:
+            self._room()
+
     def data_received(self, data: bytes) -> None:
+        if not self.ready:
+            self.poison("the receiver spoke before it was asked")
+            return
         try:
             messages = self._decoder.feed(data)
         except MalformedError as e:
@@ -71,7 +87,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.open:
-            self.open = False
+            self.open, self.in_order = False, exc is None
             self.ended = secure.ended(self._route, exc, answered=self._answered)
             self._lost(self.ended)
 
@@ -87,14 +103,25 @@ class Upstream(asyncio.Protocol):
         self.open = False
         self._transport.abort()
 
+    def finish(self) -> None:
+        """End it when what was sent has left, ``answer_s`` later at most."""
+        self.open = False
+        self._turn.flush()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._settings.answer_s, self._transport.abort)
+
 
 async def connect(
     route: Route,
     contexts: Contexts,
     settings: Settings,
     turn: Turn,
-    heard: Callable[[bytes], None],
-    lost: Callable[[WardgateError], None],
+    heard: Heard,
+    lost: Lost,
+    room: Callable[[], None] = lambda: None,
 ) -> Upstream:
     """A connection to a route's receiver. Raises as ``secure.dial``."""
-    return await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings.max_message, turn, heard, lost))
+    up = await secure.dial(route, contexts, settings.connect_s, lambda: Upstream(route, settings, turn, heard, lost, room))
+    up.ready = True
+    return up

@@ -26,6 +26,7 @@ from gateway.store.journal_rows import ROW_BYTES, Row, Settled
 
 _PURGE_EVERY = 64  # commits between two looks at what may be forgotten
 _RETRY_S = 0.5
+_TAKE_BYTES = 256 * 1024  # of bodies taken at once: after an outage every route takes its share, and each message may be long
 _GATHER_S = 0.001  # how long a commit waits for those that are answered together to come together again
 _NAME = 8  # bytes of a key that name a message; the rest say what is in it
 _KEY = 16
@@ -89,6 +90,15 @@ class _Route:
         at = bisect_left(self.waiting, message_id)
         return at < len(self.waiting) and self.waiting[at] == message_id
 
+    def next(self, after: int, limit: int) -> list[int]:
+        """Ids that wait behind one, as many as may be taken at once; one at least."""
+        first = last = bisect_right(self.waiting, after)
+        size = 0
+        while last < min(len(self.waiting), first + limit) and (last == first or size + self.sizes[last] <= _TAKE_BYTES):
+            size += self.sizes[last]
+            last += 1
+        return list(self.waiting[first:last])
+
     def end(self, message_id: int) -> int | None:
         """It waits no more; returns its bytes, None if it did not wait."""
         at = bisect_left(self.waiting, message_id)
@@ -141,9 +151,7 @@ class Journal:
     async def take(self, route: str, after: int, limit: int) -> Sequence[Kept]:
         """See ``JournalPort``."""
         await self._load()
-        waiting = self._route(route).waiting
-        at = bisect_right(waiting, after)
-        ids = list(waiting[at : at + limit])
+        ids = self._route(route).next(after, limit)
         found = await self._db.run(lambda db: rows.take(db, ids)) if ids else []
         self._taken |= {r[0]: route for r in found}
         return [Kept(*r) for r in found]
@@ -249,8 +257,7 @@ class Journal:
         except Exception as e:  # noqa: BLE001 - whatever it was, each sender hears of it; none may wait for ever
             self._forget(fresh)
             _fail(promises, e)
-            if isinstance(e, UnavailableError):
-                self._settled = settled + self._settled
+            self._settled = settled + self._settled  # each was delivered or refused, whatever the disk says
             return False
         self._note(fresh, first)
         self._note_settled(settled, forgotten)
@@ -269,10 +276,10 @@ class Journal:
             rows.settle(db, settled)
         if forgotten:
             rows.forget(db, [i for _, i in forgotten])
-        self._commits += 1
-        if self._commits % _PURGE_EVERY == 1:
-            rows.purge(db, self._bounds.answers)
         at = iter(rows.answers(db, [i for i in known if i > 0]))
+        self._commits += 1
+        if self._commits % _PURGE_EVERY == 1:  # after the answers were read: one of them may be the oldest
+            rows.purge(db, self._bounds.answers)
         return first, [next(at) if i > 0 else b"" for i in known]
 
     def _sort(self, promises: list[_Promise]) -> tuple[list[_Promise], list[tuple[_Promise, _Known]]]:

@@ -104,7 +104,7 @@ async def test_a_commit_is_not_the_end_where_an_application_acknowledgement_foll
 
 
 async def test_a_commit_without_more_is_delivery_when_the_connection_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivers.hl7.forward._APPLICATION_S", 0.2)
+    monkeypatch.setattr("drivers.hl7.forward.APPLICATION_S", 0.2)
     monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.1)
     async with Bench().running() as b:
         b.grant(2)
@@ -181,7 +181,7 @@ async def test_a_receiver_that_is_gone_as_soon_as_it_was_there_costs_no_patience
     gone = UnavailableError("the receiver closed the connection", "look at the receiver")
 
     async def connect(*where_and_how: Any) -> Any:
-        where_and_how[-1](gone)  # lost
+        where_and_how[5](gone)  # lost
         return SimpleNamespace(open=False, ended=gone, send=lambda _: None, close=lambda: None)
 
     monkeypatch.setattr("drivers.hl7.proxy.connect", connect)
