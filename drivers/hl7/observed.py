@@ -16,6 +16,8 @@ from drivers.hl7.route import Route
 from gateway.errors import MalformedError, WardgateError
 
 _EARLY = 64 * 1024  # bytes taken from the device before the receiver answers
+_HALF_CLOSED_S = 60.0  # as long as Linux keeps a connection whose one half is over (tcp_fin_timeout)
+_NEVER = float("inf")
 
 
 class ObservedLink(asyncio.Protocol):
@@ -26,7 +28,8 @@ class ObservedLink(asyncio.Protocol):
         self._decoder: mllp.Decoder | None = mllp.Decoder(services.settings.max_message)
         self._other: asyncio.Transport | None = None
         self._early = bytearray()
-        self._open = False
+        self._open = self._ended = False
+        self._until_s = _NEVER
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,11 +53,13 @@ class ObservedLink(asyncio.Protocol):
     def joined(self, other: asyncio.Transport) -> None:
         """The receiver is there."""
         self._other = other
-        if not self._open:
-            other.abort()
-            return
         other.write(bytes(self._early))
         self._early.clear()
+        if not self._open:
+            other.close()  # it has hung up; what it had sent arrives
+            return
+        if self._ended:
+            _end(other)
         self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -84,17 +89,36 @@ class ObservedLink(asyncio.Protocol):
         if self._other is not None:
             self._other.resume_reading()
 
+    def eof_received(self) -> bool:
+        """It sends no more and may still read: so it is passed on."""
+        self._ended = True
+        if self._other is not None:
+            _end(self._other)
+        return self.half_closed(self.transport)
+
+    def half_closed(self, by: asyncio.Transport) -> bool:
+        """One end sends no more; whether the other one still may. TLS ends as a whole."""
+        still = self._open and self._until_s == _NEVER and by.get_extra_info("sslcontext") is None
+        self._until_s = self._loop.time() + _HALF_CLOSED_S
+        return still
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close()
+        self._shut()
 
     def resume(self) -> None:
         """Nothing is ever held."""
 
     def tick(self, now_s: float) -> None:
-        """Nothing has a limit of ours."""
+        """Nothing has a limit of ours but a connection of which one end is over."""
+        if now_s > self._until_s:
+            self.close()
 
     def close(self) -> None:
-        """End both halves; what was written is still sent."""
+        """End both halves. What was written is still sent; what waits for the receiver may not pass as it is any more."""
+        self._early.clear()
+        self._shut()
+
+    def _shut(self) -> None:
         if self._open:
             self._open = False
             self._route.link.leave(self)
@@ -110,10 +134,15 @@ class _Receiver(asyncio.Protocol):
         self._device = device
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._device.joined(cast(asyncio.Transport, transport))
+        self._transport = cast(asyncio.Transport, transport)
+        self._device.joined(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._device.transport.write(data)
+
+    def eof_received(self) -> bool:
+        _end(self._device.transport)
+        return self._device.half_closed(self._transport)
 
     def pause_writing(self) -> None:
         self._device.transport.pause_reading()
@@ -123,3 +152,13 @@ class _Receiver(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._device.close()
+
+
+def _end(transport: asyncio.Transport) -> None:
+    """Say to one end that the other sends no more; where that cannot be said (TLS), the connection is over."""
+    if transport.is_closing():
+        return
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()

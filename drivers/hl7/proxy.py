@@ -134,8 +134,8 @@ class ClientLink(asyncio.Protocol):
         """What took too long: a half message closes; a held or an unanswered one is answered AE; a receiver that takes nothing is
         let go."""
         up = self._up
-        if self._later.expire(now_s) and up is not None and up.full_since_s is None:
-            self._route.health.worked(now_s)
+        if (up is None or up.full_since_s is None) and self._later.expire(now_s):
+            self._route.health.worked(now_s)  # a receiver that takes nothing may have what was sent just before, or not
         self._work()
         if now_s > self._partial_s:
             self._note("malformed", f"a sender left a message unfinished for {PARTIAL_S:g} s; its connection was closed")

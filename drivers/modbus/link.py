@@ -304,7 +304,7 @@ class DeviceLink(asyncio.BufferedProtocol):
                 why = await self._connect()
                 if not why:
                     self._context.log.info("%s: connected", self.device_id)
-                    await self._context.emit(LinkChanged(self.device_id, up=True, detail="Modbus connected"))
+                    await self._context.emit(LinkChanged(self.device_id, up=True, detail="Modbus connected", anew=True))
                     await self._lost.wait()
                     retry_s, told, why = _FIRST_RETRY_S, True, self._why_lost
                 if told:

@@ -97,8 +97,8 @@ class Behaviour:
 class LinkChanged:
     """The link to a device came up or went down; ``bond`` where the bus has bonds.
 
-    ``anew``: it was up and is another one now (the device says something else of itself): evidence is needed at once, and was at
-    no time missing for anybody's eyes.
+    ``anew``: if it was up, it is another one now (the device says something else of itself, or was let go and connected again):
+    evidence is needed at once, and was at no time missing for anybody's eyes.
     """
 
     device_id: str

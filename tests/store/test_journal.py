@@ -100,6 +100,54 @@ async def test_old_answers_are_forgotten_and_what_waits_is_not(tmp_path: Path, m
     await closed(database, journal)
 
 
+async def test_an_answer_is_read_before_it_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that takes a resend, and so many new messages that the first one's answer goes."""
+    monkeypatch.setattr("gateway.store.journal._PURGE_EVERY", 2)
+    database, journal = await opened(tmp_path / "w.sqlite", JournalBounds(answers=3))
+    await journal.keep("r", key(0), b"b", b"first", AT)
+    for kept in await journal.take("r", 0, 20):
+        journal.settle(kept.id)
+    await journal.keep("r", key(1), b"b", b"a", AT)
+    together = [
+        journal.keep("r", key(0), b"b", b"another", AT),
+        *(journal.keep("r", key(10 + i), b"b", b"a", AT) for i in range(9)),
+    ]
+    assert (await asyncio.gather(*together))[0] == b"first"
+    await closed(database, journal)
+
+
+async def test_a_backlog_of_long_messages_is_taken_in_small_parts(tmp_path: Path) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite")
+    sizes = [100, 100, 150_000, 150_000, 900_000, 900_000, 100]
+    for i, size in enumerate(sizes):
+        await journal.keep("r", key(i), b"x" * size, b"a", AT)
+    taken, after = [], 0
+    while some := await journal.take("r", after, 64):
+        taken.append([len(k.body) for k in some])
+        after = some[-1].id
+    assert taken == [[100, 100, 150_000], [150_000], [900_000], [900_000], [100]]
+    await closed(database, journal)
+
+
+async def test_what_was_delivered_is_not_forgotten_whatever_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, journal = await opened(tmp_path / "w.sqlite")
+    await journal.keep("r", key(1), b"b", b"a", AT)
+    kept = (await journal.take("r", 0, 1))[0]
+    real = database.run
+
+    async def fails(work: object) -> object:
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr(database, "run", fails)
+    journal.settle(kept.id)
+    with pytest.raises(TypeError):
+        await journal.keep("r", key(2), b"b", b"a", AT)
+    monkeypatch.setattr(database, "run", real)
+    await journal.keep("r", key(2), b"b", b"a", AT)
+    assert (await journal.counts()).delivered == 1
+    await closed(database, journal)
+
+
 async def test_one_name_for_two_messages_is_refused_while_they_could_be_confused(tmp_path: Path) -> None:
     database, journal = await opened(tmp_path / "w.sqlite")
     first = journal.keep("r", key(1, 1), b"one", b"answer", AT)

@@ -15,9 +15,11 @@ import pytest
 
 from drivers.hl7 import mllp
 from drivers.hl7.ack import Verdict
+from drivers.hl7.message import parse
+from drivers.hl7.upstream import connect
 from gateway.errors import UnavailableError
 from gateway.model.event import Behaviour, RouteChanged
-from tests.drivers.hl7.ward import LIVE, RESULTS, Bench, Sender, oru
+from tests.drivers.hl7.ward import LIVE, ORDERS, RESULTS, SETTINGS, Bench, Sender, nothing_relayed, order, oru
 from tests.fakes.context import until
 
 APPLICATION = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R77|P|2.6|||%b\rMSA|%b|M1\r"
@@ -269,3 +271,56 @@ def stalled(port: int) -> Iterator[None]:
                 taken, _ = listening.accept()
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 taken.close()
+
+
+async def test_silence_where_a_commit_was_promised_is_no_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.05)
+    async with Bench(answer_s=0.3, tries=3).running() as b:
+        b.grant(2)
+        b.receiver.answer = lambda _: None
+        s = await b.dial(RESULTS)
+        s.send(oru(msh=b"|||SU|NE"))
+        await until(lambda: len(b.receiver.messages) == 2, "it goes again")
+        assert states(b) == ["waiting"]
+        await until(lambda: "was sent 3 times: no acknowledgement" in states(b)[0], "it is kept aside in the end")
+        b.receiver.answer = b.receiver.accept
+        s.send(oru(b"M2", msh=b"|||SU|NE"))
+        await until(lambda: states(b)[1:] == ["delivered"], "a commit in time")
+
+
+async def test_a_receiver_that_closes_after_each_message_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its closing in order says that it had read all; it does so each time, so that in the end nothing is kept aside."""
+    monkeypatch.setattr("drivers.hl7.forward._LOOK_S", 0.05)
+    async with Bench(tries=3).running() as b:
+        b.grant(2)
+
+        def answer(_: bytes) -> None:
+            for writer in b.receiver._writers:
+                writer.close()
+
+        b.receiver.answer = answer
+        s = await b.dial(RESULTS)
+        s.send(oru(msh=b"|||NE|NE"))
+        await until(lambda: states(b) == ["delivered"], "it has arrived")
+        assert b.receiver.messages == [oru(msh=b"|||NE|NE")] * 3
+
+
+async def test_a_device_that_loses_its_level_while_it_is_dialled_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        assert b"|AA|" in await (await b.dial(LIVE)).ask(oru())
+
+        async def slow(*where_and_how: Any) -> Any:
+            b.grant(1)
+            return await connect(*where_and_how)
+
+        monkeypatch.setattr("drivers.hl7.proxy.connect", slow)
+        monkeypatch.setattr("drivers.hl7.forward.connect", slow)
+        with nothing_relayed(b):
+            assert b"|AE|O1" in await (await b.dial(SETTINGS)).ask(order())
+            b.grant(2)
+            assert b"|AA|O2" in await (await b.dial(ORDERS)).ask(order(b"O2"))
+            await b.context.wait(Behaviour, lambda e: e.text.startswith("a stored message waits"))
+            await asyncio.sleep(0.1)
+        b.grant(2)
+        await until(lambda: [parse(m).control_id for m in b.toward.messages] == [b"O2"], "with its level it gets it", 5.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drivers.hl7.ack import Verdict, acknowledge, is_ack, is_due, read_ack
 from drivers.hl7.fingerprint import MAX_VALUE, encode_fingerprint, identity
-from drivers.hl7.message import CODECS, _separate, _wrong_name, key_of, parse, parse_header
+from drivers.hl7.message import CODECS, MAX_SEGMENTS, _separate, _wrong_name, key_of, parse, parse_header
 from drivers.hl7.rules import Filter
 from gateway.errors import MalformedError
 from gateway.model.level import TrustLevel
@@ -41,6 +41,13 @@ def test_any_five_distinct_separators() -> None:
     m = parse(other)
     assert m.kind == (b"ORU", b"R01") and m.header(4) == b"WARD3"
     assert parse(oru().replace(b"^~\\&", b"^~\\&#", 1)).kind == (b"ORU", b"R01")  # MSH-2 of v2.7: a truncation character
+
+
+def test_segments_are_bounded() -> None:
+    most = oru() + b"NTE|1\r" * (MAX_SEGMENTS - oru().count(b"\r"))
+    assert len(parse(most).lines) == MAX_SEGMENTS
+    with pytest.raises(MalformedError, match="more than 10000 segments"):
+        parse(most + b"NTE|1\r")
 
 
 @pytest.mark.parametrize("wire", FRAMED.values(), ids=FRAMED)

@@ -139,7 +139,11 @@ def test_no_level_for_what_was_taken_before_there_was_evidence() -> None:
 
 
 def test_a_message_holds_a_bounded_number_and_any_separators() -> None:
-    assert len(read(*([obx()] * 1500)).observations) == 1000
+    many = read(*([obx()] * 1500))
+    assert (len(many.observations), many.number, many.too_many) == (1000, 1000, True)
+    strange = read(*([obx(code=b"4711^pain^99LOCAL")] * 1500))
+    assert (len(strange.observations), strange.unknown, strange.number, strange.too_many) == (0, 1000, 1000, True)
+    assert not read(*([obx()] * 1000)).too_many
     other = bench_oru(b"S1").replace(b"|", b"#").replace(b"^", b"*").replace(b"~", b"!")
     found = decode(parse(other), "m", TrustLevel.FULL, RECEIVED, SINCE)
     assert len(found.observations) == 10 and found.unknown == 0

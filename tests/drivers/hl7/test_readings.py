@@ -117,6 +117,27 @@ async def test_a_flood_is_relayed_and_its_readings_are_bounded_and_counted(monke
         assert 20 <= len(values(b)) < 400
 
 
+@pytest.mark.parametrize("what", ["unknown measurements", "long messages", "a resend"])
+async def test_what_gives_no_readings_costs_its_share_all_the_same(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivers.hl7.readings.BURST", 100.0)
+    monkeypatch.setattr("drivers.hl7.readings.PER_S", 1.0)
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial()
+        if what == "unknown measurements":
+            costly = oru(b"U1") + b"OBX|9|NM|4711^pain^99LOCAL||5|x|||||R\r" * 120
+        else:
+            costly = oru(b"U1") + b"NTE|1||" + b"x" * 60_000 + b"\r"
+        for i in range(5):
+            again = costly if what == "a resend" else costly.replace(b"|U1|", b"|U%d|" % i)
+            assert b"|AA|" in await s.ask(again)
+        await asyncio.sleep(0.3)
+        assert b"|AA|" in await s.ask(oru(b"LATE", observations=3))
+        await asyncio.sleep(0.5)
+        assert 73.0 not in values(b)
+        assert b.driver._roster.links["monitor-1"].readings._messages, "it waits for its turn"
+
+
 async def test_measurements_that_nobody_knows_are_told_and_nothing_else_suffers() -> None:
     async with Bench().running() as b:
         b.grant(2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import cbor2
 import pytest
 
 from drivers.hl7 import mllp
-from drivers.hl7.ack import Verdict
+from drivers.hl7.ack import Verdict, acknowledge
 from drivers.hl7.message import parse
 from gateway.model.device import DeviceState
 from gateway.model.event import Behaviour, EvidenceArrived, EvidenceFailed, LinkChanged
@@ -422,3 +423,125 @@ async def test_a_device_that_does_not_come_back_after_enforce_is_gone() -> None:
         assert (await b.context.wait(LinkChanged)).up
         b.assign(device())
         assert not (await b.context.wait(LinkChanged, lambda e: not e.up)).up
+
+
+async def test_observed_what_is_sent_before_hanging_up_arrives_and_half_a_connection_is_answered() -> None:
+    async with Bench().running(device(state=DeviceState.OBSERVING)) as b:
+        s = await b.dial()
+        s.send(oru(b"LAST"))
+        s.writer.close()  # before the receiver was reached
+        await until(lambda: b.receiver.messages == [oru(b"LAST")], "it arrives")
+        half = await b.dial()
+        half.send(oru(b"HALF"))
+        half.writer.write_eof()
+        assert b"|AA|HALF" in await half.heard()
+        assert await half.closed()
+
+
+async def test_a_sender_that_sends_no_more_is_still_answered() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        for port in (LIVE, RESULTS):
+            s = await b.dial(port)
+            s.send(oru(b"A%d" % port), oru(b"B%d" % port))
+            s.writer.write_eof()
+            assert b"|AA|A%d" % port in await s.heard()
+            assert b"|AA|B%d" % port in await s.heard()
+            assert await s.closed()
+
+
+async def test_a_profile_that_changes_asks_for_evidence_at_once_and_a_device_that_stays_away_is_gone() -> None:
+    async with Bench(linger_s=0.5).running() as b:
+        b.grant(2)
+        s = await b.dial()
+        assert b"|AA|" in await s.ask(oru())
+        since = len(b.context.events)
+        b.profile = dataclasses.replace(b.profile, name="Monitor, revised")
+        b.assign(device())
+        assert await s.closed()
+        event = await b.context.wait(LinkChanged, since=since)
+        assert (event.up, event.anew) == (True, True)
+        s = await b.dial()
+        assert b"|AA|" in await s.ask(oru(b"M2"))
+        since = len(b.context.events)
+        b.profile = dataclasses.replace(b.profile, name="Monitor, revised again")
+        b.assign(device())
+        await b.context.wait(LinkChanged, lambda e: not e.up, since=since)
+
+
+async def test_a_device_that_is_served_no_more_is_told_as_gone() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        assert b"|AA|" in await (await b.dial()).ask(oru())
+        since = len(b.context.events)
+        b.assign()
+        assert not (await b.context.wait(LinkChanged, since=since)).up
+        b.assign(device())
+        since = len(b.context.events)
+        await b.dial()
+        assert not (await b.context.wait(LinkChanged, since=since)).anew
+
+
+@pytest.mark.parametrize("what", ["another segment", "level", "evidence", "nobody asked"])
+async def test_an_acknowledgement_of_the_device_says_nothing_else_and_needs_a_level(what: str) -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial()
+        assert b"|CA|M1" in await s.ask(oru(msh=b"|||AL|AL"))
+        application = b"MSH|^~\\&|CENTRAL|HOSP|BEDMON|WARD3|1||ACK^R01^ACK|R77|P|2.6|||AL|NE\rMSA|AA|M1\r"
+        next(iter(b.receiver._writers)).write(mllp.encode(application))
+        assert await s.heard() == application
+        own = b"MSH|^~\\&|BEDMON|WARD3|CENTRAL|HOSP|1||ACK|M1a|P|2.6\rMSA|CA|R77\r"
+        if what == "another segment":
+            own += b"OBX|1|ST|x||DOE^JANE\r"
+        elif what == "level":
+            b.grant(0)
+        elif what == "evidence":
+            b.driver._roster.links["monitor-1"].trusted_since = None
+        else:
+            own = own.replace(b"R77", b"R78")
+        with nothing_relayed(b):
+            s.send(own)
+            event = await b.context.wait(Behaviour)
+            assert event.code in ("acknowledgement-refused", "unasked-acknowledgement")
+            await asyncio.sleep(0.1)
+        b.grant(2)
+        if what != "evidence":
+            assert b"|AA|M2" in await s.ask(oru(b"M2"))  # nothing answered the acknowledgement
+
+
+async def test_a_receiver_that_does_not_read_stops_its_sender_and_not_the_gateway() -> None:
+    async with Bench(answer_s=1.5).running() as b:
+        b.grant(2)
+        s = await b.dial()
+        assert b"|AA|" in await s.ask(oru())
+        transport = next(iter(b.receiver._writers)).transport
+        transport.pause_reading()
+        long = oru(b"N", msh=b"|||NE|NE") + b"NTE|1||" + b"x" * 60_000 + b"\r"
+        for _ in range(400):  # 24 MB
+            s.send(long)
+        up = next(iter(b.driver._roster.links["monitor-1"].connections))._up
+        await until(lambda: up.full_since_s is not None, "the receiver's side is full")
+        await asyncio.sleep(0.3)
+        assert up._transport.get_write_buffer_size() < 2_000_000
+        assert s.writer.transport.get_write_buffer_size() > 4_000_000, "the rest waits in the sender"
+        event = await b.context.wait(Behaviour, lambda e: e.code == "receiver-lost")
+        assert "may not have arrived" in event.text and "took nothing" in event.text
+        transport.resume_reading()
+
+
+async def test_many_that_only_a_yes_or_a_no_answers_are_all_heard_of() -> None:
+    async with Bench().running() as b:
+        b.grant(2)
+        s = await b.dial()
+        kept: list[bytes] = []
+        b.receiver.answer = lambda raw: kept.append(raw)
+        for i in range(200):
+            s.send(oru(b"E%d" % i, msh=b"|||ER|NE"))
+        await until(lambda: len(kept) == 200, "all of them are under way")
+        writer = next(iter(b.receiver._writers))
+        for raw in kept[:100:10]:
+            writer.write(mllp.encode(acknowledge(parse(raw), Verdict.REJECT, b"no", b"20261124", b"R1") or b""))
+        for raw in kept[:100:10]:
+            assert b"|CR|" + parse(raw).control_id + b"|" in await s.heard()
+        assert b.receiver.connections == 1

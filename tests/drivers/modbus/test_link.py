@@ -72,6 +72,7 @@ async def test_an_answer_that_does_not_fit_poisons_the_connection(name: str) -> 
         await until(lambda: device.connections == 2, "a new connection")
         assert (await wire.ask(READ)).hex() == "03020000"
         assert [e.up for e in bench.context.of(LinkChanged)] == [True, False, True]
+        assert all(e.anew for e in bench.context.of(LinkChanged) if e.up), "also for who holds it for connected: a profile changed"
 
 
 async def test_bytes_that_nobody_asked_for_poison_it_too() -> None:
