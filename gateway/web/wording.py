@@ -19,6 +19,8 @@ PART_WORDS = {
     "clock": "Clock",
     "own-address": "Own address",
     "free-space": "Free space",
+    "last-run": "Last run",
+    "standstill": "Standstill",
 }
 LINK_WORDS = {"up": "link up", "down": "link down", "unknown": "link not known yet"}
 STATE_WORDS = {
