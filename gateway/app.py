@@ -43,6 +43,7 @@ from gateway.errors import UnavailableError, WardgateError
 from gateway.free_space import FreeSpace
 from gateway.grants import Grant, Grants
 from gateway.holdings import Holdings
+from gateway.hospital_cable import HospitalCable
 from gateway.house import House
 from gateway.housekeeping import Housekeeping
 from gateway.issuer.leaves import Platform
@@ -314,6 +315,8 @@ class App:
         supervisor.keep("seen", self._keep_seen)
         supervisor.keep("own-address", self.own_address.run)
         supervisor.keep("newcomers", self.newcomers.run)
+        if self.config.network.addresses:  # none: wireless only, and nothing of a ward goes over it
+            supervisor.keep("hospital-cable", HospitalCable(self.config.network.uplink, self.tell, self.readings.cable).run)
         supervisor.keep("free-space", FreeSpace(self.config.gateway.state, self.tell).run)
         supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is

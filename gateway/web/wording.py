@@ -19,6 +19,7 @@ PART_WORDS = {
     "clock": "Clock",
     "own-address": "Own address",
     "free-space": "Free space",
+    "hospital-cable": "Hospital cable",
     "last-run": "Last run",
     "standstill": "Standstill",
 }
