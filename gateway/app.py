@@ -43,9 +43,11 @@ from gateway.errors import UnavailableError, WardgateError
 from gateway.free_space import FreeSpace
 from gateway.grants import Grant, Grants
 from gateway.holdings import Holdings
+from gateway.hospital_cable import HospitalCable
 from gateway.house import House
 from gateway.housekeeping import Housekeeping
 from gateway.issuer.leaves import Platform
+from gateway.last_run import LastRun
 from gateway.lifecycle import Lifecycle
 from gateway.logs import configure
 from gateway.machine_clock import MachineClock
@@ -70,6 +72,7 @@ from gateway.store.inventory import Inventory
 from gateway.store.journal import Journal
 from gateway.store.outbox import Outbox
 from gateway.store.positions import AuditSpool
+from gateway.store.runs import SAYS_ITS_END, STOP, Runs
 from gateway.store.search import Search
 from gateway.store.stock import Stock
 from gateway.supervisor import Supervisor
@@ -200,6 +203,7 @@ class App:
         self.newcomers = Newcomers(self._devices, partial(hospital, config), self.enforcer, self.conductor.emit)
         self.syslog = self._syslog()
         self.readings.copied = self.syslog.look if self.syslog else None
+        self.last_run: LastRun | None = None  # set while the run before has to be told of
         self._tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
 
@@ -297,6 +301,8 @@ class App:
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
         await self._record_start()
+        if self.last_run is not None:
+            group.create_task(self.last_run.tell(self.conductor.emit), name="last-run")
         supervisor = Supervisor(group, self._task_told)
         supervisor.keep("engine", self.conductor.decide)
         supervisor.keep("record", self.conductor.carry)
@@ -309,6 +315,8 @@ class App:
         supervisor.keep("seen", self._keep_seen)
         supervisor.keep("own-address", self.own_address.run)
         supervisor.keep("newcomers", self.newcomers.run)
+        if self.config.network.addresses:  # none: wireless only, and nothing of a ward goes over it
+            supervisor.keep("hospital-cable", HospitalCable(self.config.network.uplink, self.tell, self.readings.cable).run)
         supervisor.keep("free-space", FreeSpace(self.config.gateway.state, self.tell).run)
         supervisor.keep("housekeeping", self.housekeeping.run)
         await self.holdings.open()  # before a reading leaves: it is labelled with whose it is
@@ -343,10 +351,18 @@ class App:
 
     async def _record_start(self) -> None:
         """The first line of this run: what was before it nobody can vouch for. A disk that refuses is told by others."""
+        began = self.clock.now()
         try:
-            await self.audit.append([(self.clock.now(), Record(START, "", f"Wardgate {__version__} starts", ()))])
-        except UnavailableError as e:
+            if (before := await Runs(self.database, self.audit).unfinished()) is not None:
+                self.last_run = LastRun(before.heard, began)
+            await self.audit.append([(began, Record(START, "", f"Wardgate {__version__} starts", (SAYS_ITS_END,)))])
+        except WardgateError as e:
             log.warning("the start is not on record: %s", e)
+
+    async def _record_stop(self) -> None:
+        """The last line, when somebody asked us to end: without it the next start raises an alarm."""
+        if self.stopping.is_set():
+            await self.audit.append([(self.clock.now(), Record(STOP, "", f"Wardgate {__version__} stops", ()))])
 
     async def _task_told(self, name: str, up: bool, detail: str) -> None:
         if name.startswith("driver-"):
@@ -367,6 +383,8 @@ class App:
             self.meters.packets(event)
         if kind == "watching":
             await self.conductor.emit(PartChanged("enforcer", up=True, detail="leases reach the kernel"))
+            if self.last_run is not None:
+                self.last_run.enforcer_said(event.get("lapses"))
         elif kind in ("tampered", "restored"):
             await self.conductor.emit(PartChanged("rules", up=kind == "restored", detail=str(event.get("text", ""))))
         elif kind == "seen":
@@ -399,8 +417,8 @@ class App:
 
     async def _close(self) -> None:
         closers: tuple[Callable[[], Awaitable[None]], ...] = (
-            self.enforcer.close, self.readings.close, self.journal.close, self.conductor.close, self.audit.close, self.tpm.close,
-            self.database.close,
+            self.enforcer.close, self.readings.close, self.journal.close, self.conductor.close, self._record_stop, self.audit.close,
+            self.tpm.close, self.database.close,
         )  # fmt: skip
         for close in closers:
             try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import cli_access, cli_device, cli_house, cli_lifecycle, cli_messages, cli_offline
+from gateway import cli_access, cli_device, cli_house, cli_incidents, cli_lifecycle, cli_messages, cli_offline
 from gateway.cli_words import password_of, read, say
 from gateway.errors import Fault, WardgateError
 
@@ -222,6 +222,7 @@ def _daemon_commands(add: Callable[..., argparse.ArgumentParser], commands: Any,
     p.add_argument("--retry-one", type=int, metavar="ID", help="send this dead letter again")
     p.add_argument("--discard", type=int, metavar="ID", help="forget this dead letter; its readings count as lost")
     cli_messages.register(add, commands, common, _ask)
+    cli_incidents.register(add, _ask)
     devices = commands.add_parser("device", help="the inventory and its states", parents=[common]).add_subparsers(required=True)
     add("list", _device_list, "all devices", devices)
     add("show", _device_show, "one device", devices).add_argument("id")

@@ -167,4 +167,9 @@ def _flow(f: dict[str, Any], sheet: dict[str, Any]) -> str:
 
 
 def _difference(d: dict[str, Any]) -> str:
-    return f"{d['target']}, {d['name']}: {d['reference'] or 'nothing'} → {d['observed']}"
+    """As the page says it: what it may mean to a person, and the bytes."""
+    from gateway.model.sheet import DifferenceRow
+    from gateway.web.telling import change_of
+
+    c = change_of(DifferenceRow(*(str(d[f.name]) for f in fields(DifferenceRow))))
+    return f"{c.target}, {c.name}: {c.old} → {c.new}"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from gateway.cli_words import say
+from gateway.cli_words import password_of, say
 
 Add = Callable[..., argparse.ArgumentParser]
 _ROLES = ("viewer", "clinical", "biomed", "admin")
@@ -111,7 +111,7 @@ def _user_list(o: argparse.Namespace) -> int:
 
 
 def _user_role(o: argparse.Namespace) -> int:
-    control, password = _control(o), _secret(o.password_file) if o.password_file else ""
+    control, password = _control(o), password_of(o.name, o.password_file) if o.password_file else ""
     was = _role_of(control, o.name)
     _credential(o, {"do": "add-operator", "name": o.name, "new_password": password, "role": o.role} if password
                 else {"do": "operator-role", "name": o.name, "role": o.role}, o.role, was, bool(password))  # fmt: skip
@@ -120,7 +120,7 @@ def _user_role(o: argparse.Namespace) -> int:
 
 
 def _user_password(o: argparse.Namespace) -> int:
-    control, password = _control(o), _secret(o.password_file, o.name)
+    control, password = _control(o), password_of(o.name, o.password_file, "new password of")
     role = _role_of(control, o.name)
     _credential(o, {"do": "add-operator", "name": o.name, "new_password": password, "role": role}, role, "", True)
     answer = control.ask("POST", f"/api/v1/users/{quote(o.name)}/password", {"password": password})
@@ -159,18 +159,3 @@ def _credential(o: argparse.Namespace, request: dict[str, Any], role: str, was: 
             return
         request = {**request, "do": "operator-role", "role": ""}
     confirm_sync(read_config(o.config).policy.socket, request)
-
-
-def _secret(path: str | None, name: str = "") -> str:
-    from pathlib import Path
-
-    from gateway.errors import InputError
-
-    if path is None:
-        import getpass
-
-        return getpass.getpass(f"new password of {name}: ")
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} cannot be read ({type(e).__name__})", "check the path") from None

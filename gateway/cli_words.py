@@ -55,9 +55,20 @@ def time_of(text: str | None) -> int:
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000_000)
 
 
-def password_of(user: str, file: Path | None) -> str:
-    if file:
-        return read(file).decode().rstrip("\n")
-    import getpass
+def password_of(user: str, file: str | Path | None, asked: str = "password of") -> str:
+    """The first line of ``file`` (``-``: of standard input), or what is typed. Raises InputError when there is nobody to ask."""
+    from gateway.errors import InputError
 
-    return getpass.getpass(f"password of {user}: ")
+    if file is None:
+        import getpass
+
+        try:
+            return getpass.getpass(f"{asked} {user}: ")
+        except EOFError:
+            what = f"there is nobody to ask for the {asked} {user}"
+            raise InputError(what, "give --password-file FILE, or --password-file - and the password on standard input") from None
+    data = sys.stdin.buffer.readline(4096) if str(file) == "-" else read(file)
+    try:
+        return data.decode().split("\n", 1)[0].rstrip("\r")
+    except UnicodeDecodeError:
+        raise InputError(f"the password in {file} is not UTF-8 text", "write it again with another editor") from None

@@ -40,7 +40,16 @@ from gateway.model.effect import (
     Send,
     Severity,
 )
-from gateway.model.event import Behaviour, ChallengeIssued, Configured, Event, EvidenceArrived, PartChanged, ServiceWindow
+from gateway.model.event import (
+    Behaviour,
+    ChallengeIssued,
+    Configured,
+    Event,
+    EvidenceArrived,
+    LeasesLapsed,
+    PartChanged,
+    ServiceWindow,
+)
 from gateway.model.instant import NS_PER_S, Instant
 from gateway.model.level import TrustLevel
 from gateway.model.profile import References
@@ -51,6 +60,7 @@ _WITHHELD = 5_000  # decisions kept while the disk refuses; the oldest are then 
 _RETRY_S = 1.0
 QUIET_S = 1.0  # inputs that decided nothing share a commit: fifty devices would ask the disk for forty syncs a second
 _QUIET_MOST = 500
+_AWAKE_S = 1.0  # who decided within this time has not overslept
 _LOWER_EVERY_S = 0.2
 _LOWER_TRIES = 150  # 30 s: the longest a lease lasts
 log = logging.getLogger("wardgate.conductor")
@@ -123,6 +133,7 @@ class Conductor:
         self._carrying = False
         self._quiet: list[tuple[Instant, Record | Alarm]] = []  # rows that nothing waits for
         self._quiet_until: float | None = None  # on the loop's clock; None: no such rows
+        self._awake: Instant | None = None  # when something was decided last
         self.witness: Callable[[Behaviour], None] = lambda event: None  # who counts what the data path saw
         self.alarms: dict[tuple[str, str], Alarm] = {}
         self.disk_ok = True
@@ -171,9 +182,20 @@ class Conductor:
                     event.set_result(None)
                 continue
             now = self._clock.now()
+            if (overslept := self._overslept(now)) is not None:
+                self.take(overslept, self.engine.receive(overslept, now), now)
             effects = self.engine.receive(event, now) if event is not None else self.engine.wake(now)
             self._measure(event, self._clock.now().mono_ns - now.mono_ns)
             self.take(event, effects, now)
+
+    def _overslept(self, now: Instant) -> LeasesLapsed | None:
+        """What ended since the last decision because nobody was awake to renew it: a stopped process, a blocked loop, a sleep."""
+        since, self._awake = self._awake or now, now
+        if now.seconds_since(since) < _AWAKE_S:
+            return None
+        held = [(s, s.lease_until) for s in self.engine.standings.values() if s.lease_until is not None]
+        ended = tuple((s.id, u) for s, u in held if now.seconds_since(u) > (_AWAKE_S if s.lease_falls else 0))
+        return LeasesLapsed(since, ended) if ended else None
 
     async def _next(self) -> Event | asyncio.Future[None] | None:
         due = self.engine.next_wake()

@@ -24,6 +24,7 @@ from gateway.identity import identify, way_back
 from gateway.machines import within_a_token
 from gateway.model.device import Device, DeviceState, next_state
 from gateway.model.event import Configured, OperatorCommand
+from gateway.model.incident import INCIDENTS
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.metric import Family
 from gateway.model.observation import Observation, Reading
@@ -237,6 +238,8 @@ class Console:
                 return await self._add(command)
             if command.verb == "break-glass":
                 return await self._break_glass(command)
+            if command.verb == "acknowledge":
+                return await self._acknowledge(command)
             if command.verb in _MESSAGE_VERBS:
                 return await self._settle_message(command)
             device, before = await self._device(command.device_id), self._clock.now()
@@ -324,6 +327,15 @@ class Console:
         await self._confirm(body)
         await self._conductor.emit(replace(command, secret=""))
         return Outcome(True, f"{device.id} {command.argument('function')} is open for {command.argument('minutes')} min")
+
+    async def _acknowledge(self, command: OperatorCommand) -> Outcome:
+        """What befell the gateway itself was looked at: it is told no longer, and the record says by whom."""
+        told = [part for part in INCIDENTS if part in self._conductor.engine.parts]
+        if not told:
+            raise InputError("nothing waits to be looked at", "see `wardgate status`")
+        if not command.argument("prepare"):
+            await self._conductor.emit(replace(command, secret="", device_id=""))
+        return Outcome(True, f"{' and '.join(told)}: looked at by {command.actor}; the record keeps it")
 
     async def _settle_message(self, command: OperatorCommand) -> Outcome:
         """A stored message that is kept aside goes again, or goes: the record of who said so, and why, comes first."""

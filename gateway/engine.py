@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from gateway.incidents import Incidents, lapse, standstill
 from gateway.judgement import Out, allowed, announcements, clear_alarm, learn, outcome, raise_alarm, reason_of, revoke, weigh
 from gateway.model.certificate import Verdict
 from gateway.model.decision import Lease
@@ -36,6 +37,7 @@ from gateway.model.event import (
     Event,
     EvidenceArrived,
     EvidenceFailed,
+    LeasesLapsed,
     LinkChanged,
     OperatorCommand,
     PartChanged,
@@ -64,7 +66,7 @@ class Engine:
         self.standings: dict[str, Standing] = {}
         self.timing = Timing()
         self.parts: dict[str, tuple[bool, str]] = {}
-        self._sightings = Sightings()
+        self._sightings, self._incidents = Sightings(), Incidents(self.parts)
         self.outcomes: Counter[tuple[str, str]] = Counter()  # evidence by class and by what came of it
         self.epoch = 0
         self._next_epoch: Instant | None = None
@@ -83,6 +85,7 @@ class Engine:
             OperatorCommand: self._operator_command,
             TimeProof: self._time_proof,
             PartChanged: self._part_changed,
+            LeasesLapsed: self._leases_lapsed,
         }
 
     # --- the three entrances ---
@@ -107,6 +110,7 @@ class Engine:
             self._next_epoch = now.plus(self.timing.epoch_s)
             for s in self.standings.values():
                 self._certify(s, now, out)
+            self._incidents.pass_time(now, out)
             self.epoch += 1
             out.append(SealEpoch(self.epoch))
         for device_id in sorted(due & self.standings.keys()):
@@ -257,7 +261,16 @@ class Engine:
         out.append(Record("time", "", f"{event.source} says what time it is (quality {event.quality})", ()))
         return set()
 
+    def _leases_lapsed(self, event: LeasesLapsed, now: Instant, out: Out) -> set[str]:
+        lapsed = lapse(event, self.standings, now, out)
+        if lapsed:
+            self._incidents.begin(standstill(event, now), now, out)
+        return lapsed
+
     def _part_changed(self, event: PartChanged, now: Instant, out: Out) -> set[str]:
+        if self._incidents.about(event.part):
+            self._incidents.begin(event, now, out)
+            return set()
         before = self.parts.get(event.part)
         self.parts[event.part] = (event.up, event.detail)
         if before is None or before[0] is not event.up:
@@ -274,6 +287,8 @@ class Engine:
         out.append(
             Record("command", event.device_id, f"{event.actor}: {event.verb} {event.device_id}".rstrip(), (("actor", event.actor),))
         )
+        if event.verb == "acknowledge":
+            self._incidents.looked_at(event.actor, out)
         s = self.standings.get(event.device_id)
         if s is None:
             return set()
@@ -340,7 +355,7 @@ class Engine:
         left = last.seconds_since(now) if last else 0.0
         if not changed and left > min(self.timing.lease_s - self.timing.renew_s, length - 0.001):
             return
-        s.lease_until = now.plus(length)
+        s.lease_until, s.lease_falls = now.plus(length), length < self.timing.lease_s
         rules = rules_for(s.profile, s.level, s.device.state)
         lease = Lease(s.id, s.device.ip_addresses, s.level, s.lease_until, rules)
         lowered = changed and last is not None and s.decision is not None and _lowered(out, s.id)

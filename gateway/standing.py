@@ -69,6 +69,7 @@ class Standing:
     link_up: bool | None = None
     link_since: Instant | None = None
     lease_until: Instant | None = None
+    lease_falls: bool = False  # it ends where the level falls, not where its renewals should have come
     assessment: Assessment | None = None
     assessed_at: Instant | None = None
     decision: Decision | None = None

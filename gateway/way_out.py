@@ -71,11 +71,16 @@ class WayOut:
         if self._sender is not None:
             supervisor.keep("uplink", self._sender.run)
 
+    def cable(self, trouble: str) -> None:
+        """The hospital's cable is out, or (empty) in again."""
+        if self._sender is not None:
+            self._sender.cable(trouble)
+
     async def look(self) -> OutboxView:
         """All of it for people."""
         up, state = False, "no broker is configured ([uplink] in wardgate.toml); everything waits"
         if self._sender is not None:
-            up, state = self._sender.up, self._sender.sentence
+            up, state = self._sender.state
         seen = await self._outbox.look(up=up, state=state)
         routes, aside = await self._journal.look(self._clock.now())
         copied = await self.copied() if self.copied else None

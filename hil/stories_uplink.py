@@ -32,6 +32,7 @@ def wan_outage(bench: Bench) -> tuple[dict[str, float], str]:
         check(queued > 0, "nothing waits, though nothing can leave")
         part = next(p for p in bench.view()["gateway"]["parts"] if p["name"] == "uplink")
         check(not part["ok"], "the page says that the uplink is well")
+        check("look at the cable" in part["text"], f"the page does not name the cable: {part['text']}")
         check(bench.ask("receiver", "state")["messages"] == at_the_pull["messages"], "something arrived through a pulled cable")
     finally:
         bench.broker.start()

@@ -68,5 +68,7 @@ def translate(rc: int, text: str, where: str) -> UnavailableError:
     """The error for a response code. ``text`` is its decoded form, ``where`` the TCTI."""
     if is_gone(rc):
         return TpmGoneError(f"the TPM does not answer at {where} ({text})", "check that it is present and enabled in the firmware")
-    what, remedy = _REMEDIES.get(code(rc), ("the TPM refused a command", "run `wardgate check`"))
+    what, remedy = _REMEDIES.get(
+        code(rc), ("the TPM refused a command", "look at `dmesg | grep -i tpm`; if it goes on, switch the machine off and on again")
+    )
     return UnavailableError(f"{what} ({rc:#x} {text})", remedy)

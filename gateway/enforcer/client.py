@@ -144,7 +144,7 @@ class EnforcerClient:
         try:
             first = await link.answer(link.ask({"do": "watch"}), _ANSWER_S)
             await self._connected()
-            yield {"event": "watching", "ringing": first.get("ringing", {})}
+            yield {"event": "watching", "ringing": first.get("ringing", {}), "lapses": first.get("lapses")}
             while True:
                 yield await link.event()
         finally:

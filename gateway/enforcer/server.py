@@ -22,7 +22,9 @@ from typing import Any
 
 from gateway.enforcer.alarm import Alarm
 from gateway.enforcer.caps import Caps
+from gateway.enforcer.lapses import Lapses
 from gateway.enforcer.leases import LeaseBook
+from gateway.enforcer.listen import listen
 from gateway.enforcer.netlink import Change, KernelError, TrustMap
 from gateway.enforcer.survey import Survey
 from gateway.enforcer.told import CommitWatch, PacketLog, Told, sentence
@@ -68,7 +70,7 @@ class Enforcer:
         self._peer_uid: int = arguments.peer_uid
         self._caps = Caps(arguments.policy)
         self._map = TrustMap()
-        self._book = LeaseBook()
+        self._book, self._lapses = LeaseBook(), Lapses()
         self._alarm = Alarm(arguments.alarm, arguments.console, arguments.syslog, self._tell)
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, Peer] = {}
@@ -80,7 +82,8 @@ class Enforcer:
         self._dumps: list[Peer] = []  # get what the look under way finds
         self._check_at = float("inf")  # when to look at the kernel again after a foreign commit
         self._suspicions = 0
-        self._listener = _listen(arguments.socket)
+        self._listener = listen(arguments.socket, _PEERS_MAX)
+        self._listener.setblocking(False)
         for source, ready in (
             (self._listener, self._accept),
             (self._log.socket, self._hear),
@@ -129,8 +132,9 @@ class Enforcer:
         lapse = self._book.lapse(now)
         if lapse.addresses:
             self._tell({"event": "lapsed", "addresses": list(lapse.addresses[:_TOLD_MAX]), "count": len(lapse.addresses)})
+            devices = sorted({self._caps.device_of(address) or address for address in lapse.addresses})[:_TOLD_MAX]
+            self._lapses.lapsed(devices)
         if lapse.renewals_stopped:
-            devices = sorted({self._caps.device_of(address) for address in lapse.addresses})[:_TOLD_MAX]
             text = f"renewals have stopped; {len(devices)} device(s) lost their level: {', '.join(devices[:10])}"
             self._alarm.ring("renewals-stopped", text, devices=devices)
         if now >= self._told_at:
@@ -200,7 +204,8 @@ class Enforcer:
                     self._look()
             case WatchRequest():
                 peer.watches = True
-                self._send(peer, {"ok": True, "ringing": self._alarm.reasons(), "held": len(self._book)})
+                held, lapses = len(self._book), self._lapses.shown()
+                self._send(peer, {"ok": True, "ringing": self._alarm.reasons(), "held": held, "lapses": lapses})
 
     def _complain(self, what: str) -> None:
         """One line a second at most: the journal is nobody's to fill."""
@@ -262,6 +267,7 @@ class Enforcer:
         now = time.monotonic()
         for lease in request.leases:
             self._book.grant(lease.addresses, lease.level, lease.ms / 1000, now)
+        self._lapses.granted()
         self._alarm.clear("renewals-stopped", "renewals-resumed", "renewals have resumed")
         return {"ok": True, "granted": len(changes)}
 
@@ -346,20 +352,6 @@ def _refusal(what: str, remedy: str) -> Event:
 def _line(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def _listen(path: Path) -> socket.socket:
-    """The socket that systemd passes, or a new one at ``path``. Anybody may connect; the peer's uid decides."""
-    if os.environ.get("LISTEN_FDS") == "1" and os.environ.get("LISTEN_PID") == str(os.getpid()):
-        listener = socket.socket(fileno=3)
-    else:
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        listener.bind(str(path))
-        path.chmod(0o666)
-        listener.listen(_PEERS_MAX)
-    listener.setblocking(False)
-    return listener
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -155,6 +155,14 @@ class PartChanged:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LeasesLapsed:
+    """Nothing was decided from ``since`` until now, and these leases (device id, its end) ended meanwhile without a renewal."""
+
+    since: Instant
+    ended: tuple[tuple[str, Instant], ...]
+
+
 Event = (
     Configured
     | DeviceSeen
@@ -167,4 +175,5 @@ Event = (
     | OperatorCommand
     | TimeProof
     | PartChanged
+    | LeasesLapsed
 )

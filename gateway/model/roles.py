@@ -8,7 +8,8 @@ from types import MappingProxyType
 OPERATORS = ("biomed", "admin")
 CARE = ("clinical", *OPERATORS)
 MAY: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "attest": CARE, "break-glass": CARE, "add": OPERATORS, "accept": OPERATORS, "enforce": OPERATORS, "observe": OPERATORS,
+    "acknowledge": CARE, "attest": CARE, "break-glass": CARE,
+    "add": OPERATORS, "accept": OPERATORS, "enforce": OPERATORS, "observe": OPERATORS,
     "service": OPERATORS, "undo": OPERATORS, "remove": OPERATORS, "suspend": OPERATORS,
     "retry-message": OPERATORS, "discard-message": OPERATORS,
 })  # fmt: skip

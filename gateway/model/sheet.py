@@ -15,7 +15,7 @@ WIRED = "wired"  # how a device is reached that is on a cable, while nobody has 
 
 @dataclass(frozen=True, slots=True)
 class LevelChange:
-    """From ``at`` on a device had ``level``; None: not known (the gateway was not running)."""
+    """From ``at`` on a device had ``level``; None: not known (the gateway was not running, or asleep)."""
 
     at: Instant
     level: int | None

@@ -1,11 +1,13 @@
 """What the record says of one device over time: its levels, and what was refused. Reads the audit log, changes nothing.
 
 Live lines and packed ones alike. Between two runs of the gateway nobody knows a device's level, so each start leaves a gap
-from the last line before it. Every answer is bounded. Refuses to know what a level means.
+from the last line before it; so does a lease that nobody was awake to renew, from its end on. Every answer is bounded. Refuses to
+know what a level means.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ from typing import Any
 from gateway.model.instant import NS_PER_S, Instant, TimeQuality
 from gateway.model.sheet import LevelChange, Refusal
 from gateway.store.database import Connection, Database
-from gateway.store.told import BEHAVIOUR, DECISION, START, known_from, number_of
+from gateway.store.told import BEHAVIOUR, DECISION, LAPSED, START, known_from, number_of, since_of
 
 __all__ = ["START", "History", "age_ms"]
 
@@ -45,7 +47,8 @@ def _levels(db: Connection, device_id: str, since_utc_ns: int, limit: int) -> tu
     found, complete = _decided(db, device_id, since_utc_ns, limit)
     if not found:
         return [], complete
-    gaps = _gaps(db, found[-1][0])
+    gaps = [*_gaps(db, found[-1][0]), *_lapses(db, device_id, found[-1][0])]
+    gaps = sorted(gaps, key=lambda pair: pair[0], reverse=True)[: _STARTS_MAX + 1]
     if len(gaps) > _STARTS_MAX:  # what was before the oldest start that is told may have ended with one that is not
         found, complete = [pair for pair in found if pair[0] > gaps[-1][0]], False
     return [change for _, change in sorted([*found, *gaps], key=lambda pair: pair[0])], complete
@@ -104,6 +107,21 @@ def _gaps(db: Connection, after: float) -> list[tuple[float, LevelChange]]:
     )
     rows = db.execute(live, (after,)).fetchall() + db.execute(packed, (after,)).fetchall()
     return [(r[0] - 0.5, LevelChange(_instant(r[1:5]), None)) for r in rows[: _STARTS_MAX + 1]]
+
+
+def _lapses(db: Connection, device_id: str, after: float) -> list[tuple[float, LevelChange]]:
+    """For each lease that lapsed after a line, newest first, one more than are told: from its end on, nothing held it up."""
+    live = (
+        f"SELECT sequence, body FROM audit WHERE device_id = ? AND kind = ? AND {_PEOPLE} AND sequence > ?"  # noqa: S608
+        f" ORDER BY sequence DESC LIMIT {_STARTS_MAX + 1}"
+    )
+    packed = (
+        f"SELECT sequence, last_before FROM audit_told WHERE device_id = ? AND kind = ? AND {_FILLED} AND sequence > ?"  # noqa: S608
+        f" ORDER BY sequence DESC LIMIT {_STARTS_MAX + 1}"
+    )
+    bound = (device_id, LAPSED, after)
+    rows = [(r[0], since_of(r[1])) for r in db.execute(live, bound).fetchall()] + db.execute(packed, bound).fetchall()
+    return [(r[0] - 0.5, LevelChange(_instant(json.loads(r[1])), None)) for r in rows if r[1]]
 
 
 def _refused(db: Connection, device_id: str, now: Instant, limit: int) -> list[Refusal]:

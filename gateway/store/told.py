@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.model.instant import TimeQuality
 from gateway.store.chain import Line
 from gateway.store.database import Connection
 from gateway.store.segments import Segment
 
-START, DECISION, BEHAVIOUR = "start", "decision", "behaviour"  # kinds of lines that a device's history is read from
+START, DECISION, BEHAVIOUR, LAPSED = "start", "decision", "behaviour", "lapsed"  # kinds that a device's history is read from
 SHOWN = "sequence, utc_ns, mono_ns, kind, severity, device_id, text"
 _MORE = "boot_id, quality, level, count, last_before"
 _END = "last, first, boot_id, mono_ns, utc_ns, quality"
@@ -56,12 +57,23 @@ def number_of(body: str, key: str) -> int | None:
     return found if type(found) is int and 0 <= found < _MOST else None
 
 
+def since_of(body: str) -> str | None:
+    """The instant at which a lease lapsed, of such a line's body: JSON, as of a start; None when it has none."""
+    try:
+        match json.loads(body)["since"]:
+            case [str(), int(), int(), int() as quality] as since if 0 <= quality <= TimeQuality.AUTHENTICATED:
+                return json.dumps(since, separators=(",", ":"))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None
+
+
 def _more(line: Line, before: Line | None) -> Row:
-    if line.kind not in (START, DECISION, BEHAVIOUR):
+    if line.kind not in (START, DECISION, BEHAVIOUR, LAPSED):
         return _NO_MORE
     level = number_of(line.body, "level") if line.kind == DECISION else None
     count = number_of(line.body, "count") if line.kind == BEHAVIOUR else None
-    last = None
+    last = since_of(line.body) if line.kind == LAPSED else None
     if line.kind == START and before is not None:
         at = before.at
         last = json.dumps([at.boot_id, at.mono_ns, at.utc_ns, int(at.quality)], separators=(",", ":"))

@@ -201,7 +201,7 @@ async def connect(
     except MqttConnectError as e:
         raise UnavailableError(f"the broker {where} refuses us: {e}", "look at the broker's access list") from None
     except (aiomqtt.MqttError, OSError, ValueError) as e:
-        raise UnavailableError(f"the broker {where} cannot be reached ({_why(e)})", "see `wardgate check`") from None
+        raise UnavailableError(f"the broker {where} cannot be reached ({_why(e)})", _remedy(e, settings)) from None
     link = Link(client)
     try:
         yield link
@@ -227,6 +227,20 @@ def _why(e: BaseException) -> str:
     if "Operation not permitted" in text:
         return "the firewall does not let us; the confirmed policy does not name this broker yet"
     return " ".join(text.split())[:160] or type(e).__name__
+
+
+def _remedy(e: BaseException, settings: Uplink) -> str:
+    """What to do about a broker that cannot be reached, by what stood in the way."""
+    text = str(e)
+    if "Operation not permitted" in text:
+        return "apply the policy again, so that it names this broker: wardgate policy apply, then confirm"
+    if "certificate verify failed" in text or "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"put the CA that signed its certificate at {settings.ca}, and the name in it as host of [uplink]"
+    if "does it trust our certificate" in text:
+        return f"have the broker trust the CA of {settings.cert}"
+    if "refused" in text:
+        return f"start the broker there, or mend host and port ({settings.port}) of [uplink]"
+    return "look at the hospital's cable, at host, port and address of [uplink], and at firewalls on the way"
 
 
 def _lost(e: aiomqtt.MqttError) -> LinkLostError:

@@ -62,6 +62,7 @@ class Sender:
         self._steady = False
         self.strangers = 0  # what came from the network and was not an acknowledgement
         self.up, self.sentence = False, "not connected yet"
+        self._cable = ""
 
     # --- connections ---
 
@@ -316,7 +317,22 @@ class Sender:
             troubles = self._lanes.troubles()
             self._tell(not troubles, "; ".join(troubles)[:300] or self.sentence)
 
+    def cable(self, trouble: str) -> None:
+        """The cable is out, or (empty) in again: known long before a connection over it notices."""
+        self._cable = trouble
+        if trouble or not self._steady:
+            self._tell(False, self.sentence)
+        else:
+            self._judge()
+
+    @property
+    def state(self) -> tuple[bool, str]:
+        """Whether it delivers, and one sentence."""
+        return (False, self._cable) if self._cable else (self.up, self.sentence)
+
     def _tell(self, up: bool, detail: str) -> None:
+        if self._cable:
+            up, detail = False, self._cable
         if self._health is None or self._health[0] is not up or (not up and self._health[1] != detail):
             self._health = (up, detail)
             log.log(logging.INFO if up else logging.WARNING, "%s", detail)

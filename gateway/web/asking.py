@@ -19,7 +19,7 @@ from gateway.web.contract import Query
 
 # What people call the kinds of lines, and the kinds in each.
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "levels": ("decision", "restored", "no-evidence"),
+    "levels": ("decision", "lapsed", "restored", "no-evidence"),
     "alarms": ("alarm",),
     "refused": ("behaviour", "refused", "unproven"),
     "devices": ("state", "seen", "bond", "learned", "countersigned", "difference", "accepted", "service-ended"),
@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "command", "login", "login-failed", "login-delayed", "claimed", "claim-made", "claim-failed", "user-added", "user-removed",
         "role-changed", "password-changed", "view-link", "view-link-used",
     ),
-    "gateway": ("part", "time", "trimmed", "outbox"),
+    "gateway": ("start", "stop", "part", "time", "trimmed", "outbox"),
 }  # fmt: skip
 GROUP_OF: Mapping[str, str] = {kind: group for group, kinds in GROUPS.items() for kind in kinds}
 FIELDS = ("device", "kind", "severity", "from", "to", "text")

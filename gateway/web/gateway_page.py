@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.errors import UnavailableError, WardgateError
+from gateway.model.incident import INCIDENTS
 from gateway.model.outbox import OutboxView
 from gateway.model.premises import Deadline
 from gateway.web import wording
 from gateway.web.access import check_csrf
+from gateway.web.contract import CARE
 from gateway.web.desk import DESK, Desk, Notice, operator, visitor
 from gateway.web.forms import Sheet, asked
 from gateway.web.lifecycle import LIFE
@@ -58,6 +60,7 @@ async def gateway(request: web.Request) -> web.Response:
         role_words=ROLE_WORDS, operator=who.operator, admin=admin, person=who.user.name != "view-link",
         now_ms=ward.now_ms, policy=shown(await desk.console.policy.state()), files=LIFE in request.app,
         tokens=await desk.accounts.tokens.all() if admin else (),
+        cares=who.user.role in CARE, incidents=any(p.name in INCIDENTS for p in desk.console.view().gateway.parts),
     )  # fmt: skip
     return web.Response(text=html, content_type="text/html")
 

@@ -28,6 +28,7 @@ from gateway.web import (
     gateway_page,
     holdings,
     house_api,
+    incident_pages,
     message_pages,
     network_page,
     pages,
@@ -55,7 +56,7 @@ def build(console: ConsolePort, accounts: Accounts, settings: WebSettings | None
     app = _application(console, accounts, settings or WebSettings(), plain=False)
     for part in (
         pages, device_page, adding, record_pages, network_page, gateway_page, people_pages, policy_pages,
-        token_pages, message_pages, api, api_device, house_api, exporting,
+        token_pages, message_pages, incident_pages, api, api_device, house_api, exporting,
         policy, holdings,
     ):  # fmt: skip
         app.add_routes(part.routes())

@@ -114,7 +114,7 @@ def tell(sheet: Sheet, marks: dict[str, tuple[str, str]]) -> Told:
         proofs=tuple(_proof(e, sheet.now_ms) for e in sheet.evidence),
         uses=tuple(_use(f, marks) for f in sheet.functions),
         talks=tuple(_talk(f, sheet) for f in sheet.flows),
-        changes=tuple(_change(d) for d in sheet.difference[:_ROWS_MAX]),
+        changes=tuple(change_of(d) for d in sheet.difference[:_ROWS_MAX]),
         too_many=len(sheet.difference) > _ROWS_MAX,
         refusals=sheet.refused,
         counts=_counts(sheet.traffic),
@@ -154,7 +154,8 @@ def _talk(f: FlowView, sheet: Sheet) -> Talk:
     return Talk(opener, other, f"{f.protocol.upper()} port {f.port}{through}", f.function, mark, word, wording.sentence(f.why))
 
 
-def _change(d: DifferenceRow) -> Change:
+def change_of(d: DifferenceRow) -> Change:
+    """A difference in words: for the page, the API's readers and the command line alike."""
     old = value_words(d.reference) if d.reference else "nothing was known"
     return Change(d.target, d.name.replace(":", " "), old, value_words(d.observed))
 

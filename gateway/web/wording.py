@@ -19,6 +19,9 @@ PART_WORDS = {
     "clock": "Clock",
     "own-address": "Own address",
     "free-space": "Free space",
+    "hospital-cable": "Hospital cable",
+    "last-run": "Last run",
+    "standstill": "Standstill",
 }
 LINK_WORDS = {"up": "link up", "down": "link down", "unknown": "link not known yet"}
 STATE_WORDS = {

@@ -205,6 +205,10 @@ def test_it_rings_when_renewals_stop_and_falls_silent_when_they_resume(rig: Benc
         rig.grant(3)
         assert until(lambda: rig.state()["state"] == "clear")
         assert w.read_frame(watcher)["event"] == "renewals-resumed"
+    with rig.connected() as later:
+        lapses = w.exchange(later, {"do": "watch"})["lapses"]
+    lapsed = dict(lapses["devices"])
+    assert lapses["since_ns"] < lapsed["pump-1"] < lapses["granted_ns"] <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     assert rig.enforcer is not None
     assert "<1>wardgate-enforcer: ALARM: renewals have stopped" in rig.enforcer.log.read_text()
 

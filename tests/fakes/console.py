@@ -107,6 +107,9 @@ class FakeConsole:
         self.commands.append(command)
         if command.verb == "add":
             return self._add(command)
+        if command.verb == "acknowledge":
+            self.parts.pop("last-run")
+            return Outcome(True, f"last-run: looked at by {command.actor}")
         device = self.devices.get(command.device_id)
         if device is None:
             raise InputError(f"there is no device {command.device_id}", "see device list")

@@ -292,6 +292,29 @@ def test_a_person_sees_a_device_fall_and_recover(bench: Bench) -> None:
 def test_scenario_daemon_killed(bench: Bench) -> None:
     result = play(bench, "daemon-killed")
     assert result.ok, result.detail
+    ended = await_part(bench, "last-run", ok=False)
+    assert "last heard at" in ended and "the enforcer closed what needs a level" in ended and "pump-1" in ended
+    assert "pump-1" in await_part(bench, "standstill", ok=False)
+    steps = [s["level"] for s in bench.api("GET", "/api/v1/devices/pump-1/levels?hours=1")["steps"]]
+    assert [s for s in steps[-4:] if s != 0][-3:] == [3, None, 3], steps  # asleep: nobody held level 3 up
+    assert told(bench, "pump-1: its lease ended at")
+
+
+def test_what_befell_the_gateway_is_looked_at_and_a_clean_stop_alarms_nobody(bench: Bench) -> None:
+    assert bench.daemon
+    bench.daemon.popen.kill()
+    bench.daemon.popen.wait()
+    bench.start_daemon()
+    await_part(bench, "last-run", ok=False)
+    bench.wardgate("acknowledge")
+    parts = {p["name"] for p in bench.view()["gateway"]["parts"]}
+    assert not parts & {"last-run", "standstill"} and told(bench, "root has looked at it")
+    bench.wardgate("acknowledge", code=2)
+    bench.daemon.stop()
+    bench.start_daemon()
+    await_part(bench, "enforcer", ok=True)
+    trusted(bench)
+    assert part(bench, "last-run")["ok"] is None
 
 
 def test_a_daemon_without_its_tpm_starts_and_says_so(bench: Bench) -> None:

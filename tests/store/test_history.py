@@ -88,7 +88,7 @@ async def test_no_question_walks_the_whole_log(store: tuple[AuditLog, History, D
     await history.refused("pump-1", T0)
     await db.run(lambda d: d.conn.set_trace_callback(None))
     selects = [sql for sql in asked if sql.startswith("SELECT") and "device_id = " in sql]
-    assert len(selects) == 6, "levels, starts and refusals, live and packed"
+    assert len(selects) == 8, "levels, starts, lapses and refusals, live and packed"
     for sql in selects:
         plan = await db.run(lambda d, q=sql: [str(r[3]) for r in d.execute(f"EXPLAIN QUERY PLAN {q}").fetchall()])
         assert not [p for p in plan if p.startswith(("SCAN", "USE TEMP B-TREE"))], (sql, plan)
@@ -109,3 +109,25 @@ def test_steps_are_in_order_inside_the_window_and_begin_at_its_edge(rows: list[t
     assert all(a.level != b.level for a, b in pairwise(steps))
     if changes and changes[-1].at.utc_ns <= T0.utc_ns:
         assert steps[-1].level == changes[-1].level
+
+
+def lapsed(at: Instant, since: Instant) -> tuple[Instant, Record]:
+    body = (("since", (since.boot_id, since.mono_ns, since.utc_ns, int(since.quality))), ("before", 3))
+    return at, Record("lapsed", "pump-1", "pump-1: its lease ended and was not renewed", body)
+
+
+async def test_a_lease_that_lapsed_while_the_gateway_slept_is_a_gap_live_and_packed(
+    store: tuple[AuditLog, History, Database],
+) -> None:
+    log, history, _ = store
+    woke, end = T0.plus(90), T0.plus(31)
+    for line in (started(T0), decided(T0.plus(1), 3), lapsed(woke, end), decided(woke, 3)):
+        await log.append([line])
+    live, _ = await history.levels("pump-1", T0.utc_ns)
+    assert [(c.level, c.at) for c in live] == [(3, T0.plus(1)), (None, end), (3, woke)]
+    assert [c.level for c in (await history.levels("patch-1", T0.utc_ns))[0]] == []
+    for n in range(100):
+        await log.append([noise(T0.plus(HOUR + n))])
+    assert await log.close_segment(Keeping(lines=50, live=20), T0.plus(2 * HOUR))
+    assert (await history.levels("pump-1", T0.utc_ns))[0] == live
+    await log.verify()

@@ -159,6 +159,20 @@ async def test_a_broker_that_falls_silent_is_left_and_nothing_is_lost(ca: Path, 
     assert sorted(set(ids(broker))) == list(range(1, 21))
 
 
+async def test_a_cable_that_is_out_is_known_before_the_connection_notices(ca: Path, tmp_path: Path, outbox: Outbox) -> None:
+    async with serving(ca, tmp_path, Hostile()) as broker, Running(settings_for(ca, broker.port), outbox).running() as run:
+        await until(lambda: run.told and run.told[-1].up, "well")
+        run.sender.cable("no cable on hosp0; look at the cable")
+        assert (run.told[-1].up, run.told[-1].detail) == (False, "no cable on hosp0; look at the cable")
+        assert run.sender.state == (False, "no cable on hosp0; look at the cable")
+        await put(outbox, 1)
+        await until_async(lambda: empty(outbox), "what is acknowledged all the same")
+        assert not run.told[-1].up
+        run.sender.cable("")
+        assert run.told[-1].up and run.sender.state[0]
+        assert broker.connections == 1
+
+
 async def test_a_broker_that_never_says_hello(ca: Path, tmp_path: Path, outbox: Outbox) -> None:
     async with serving(ca, tmp_path, Hostile(mute=True)) as broker, Running(settings_for(ca, broker.port), outbox).running() as run:
         await until(lambda: run.told and not run.told[-1].up, "somebody is told", 5)

@@ -206,9 +206,13 @@ async def test_the_check_says_what_is_wrong_with_the_way_out(ca: Path, broker: B
     soon = replace(settings, cert=tmp_path / f"{GATEWAY}.pem", key=tmp_path / f"{GATEWAY}.key")
     with pytest.raises(InputError, match="expires in"):
         await asyncio.to_thread(probe, soon)
+    named = replace(settings, host="another.hospital.example", addresses=("127.0.0.1",))
+    with pytest.raises(UnavailableError, match=r"put the CA that signed its certificate at .*, and the name in it as host"):
+        await asyncio.to_thread(probe, named)
     broker.stop()
-    with pytest.raises(UnavailableError, match="cannot be reached"):
+    with pytest.raises(UnavailableError, match=r"cannot be reached .*; start the broker there") as told:
         await asyncio.to_thread(probe, settings)
+    assert "wardgate check" not in str(told.value)  # it is what the check itself says
 
 
 _VICTIM = """

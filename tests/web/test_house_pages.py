@@ -298,6 +298,22 @@ async def test_files_are_taken_away_by_those_who_may() -> None:
             assert refused.status == 403, "a token carries nothing away"
 
 
+# --- what befell the gateway itself ---
+
+
+async def test_somebody_of_the_ward_has_looked_at_what_befell_the_gateway(door: Door) -> None:
+    door.console.parts["last-run"] = (False, "Wardgate ended without saying so")
+    vic, cleo = await door.as_("vic"), await door.as_("cleo")
+    assert "/gateway/acknowledge" not in await (await vic.get("/gateway")).text()
+    assert "/gateway/acknowledge" in await (await cleo.get("/gateway")).text()
+    text = await (await cleo.get("/gateway/acknowledge")).text()
+    assert "Wardgate ended without saying so." in text
+    assert (await cleo.form("/gateway/acknowledge", {})).status == 303
+    page = await (await cleo.get("/gateway")).text()
+    assert "/gateway/acknowledge" not in page and "last-run: looked at by cleo" in page.lower()
+    assert (await cleo.get("/gateway/acknowledge")).status == 404
+
+
 # --- hostile words ---
 
 

@@ -119,6 +119,7 @@ PAGES = (
         for m in ("GET", "POST")
         for verb in ("retry", "discard")
     ),
+    *(Row(m, "/gateway/acknowledge", CARE, (), form={}) for m in ("GET", "POST")),
     Row("POST", "/gateway/outbox/{id}/retry", OPERATORS, (), path="/gateway/outbox/1/retry", form={}),
     *(Row(m, "/gateway/outbox/{id}/discard", OPERATORS, (), path="/gateway/outbox/1/discard", form={}) for m in ("GET", "POST")),
     Row("GET", "/login", tokens=(), open=True),
